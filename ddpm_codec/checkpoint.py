@@ -1,0 +1,247 @@
+"""Checkpoints: a trained model in one safetensors file, nothing ever unpickled.
+
+Tensors: `model.*` (the averaged weights, any float type), `calibration.*` (float64), and,
+while training goes on, `training.*`. The file's metadata hold one JSON text under
+`ddpm_codec`: format version, network, schedule, parameterization, and what training noted.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ddpm_codec.diffusion import Calibration, DiffusionModel, VarianceRule
+from ddpm_codec.errors import CheckpointError, ConfigError
+from ddpm_codec.files import atomic
+from ddpm_codec.schedule import Parameterization, Schedule, ScheduleConfig
+from ddpm_codec.unet import PRESETS, UNet, UNetConfig
+
+FORMAT_VERSION = 1
+MAX_HEADER_BYTES = 1 << 24
+_KEY = "ddpm_codec"
+_SNR_LEVELS_PER_NAT = 25.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that says what the tensors of a checkpoint mean.
+
+    `time`: what the network's time embedding sees, `t` (the paper) or `log_snr`.
+    """
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    parameterization: Parameterization = "eps"
+    time: str = "t"
+
+
+MODEL_PRESETS = {
+    "paper": ModelConfig(),
+    "small": ModelConfig(PRESETS["small"], parameterization="v", time="log_snr"),
+}
+"""The two models of this project, by name."""
+
+
+@dataclass
+class Checkpoint:
+    """A model at rest: configuration, weights, calibration, notes and training state.
+
+    `notes` is free JSON for a model card; `training` are the tensors of `training.*`.
+    """
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    calibration: Calibration | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Tensor] = field(default_factory=dict)
+
+    def model(self, variance: VarianceRule | None = None) -> DiffusionModel:
+        """The diffusion model, its network in float32 and in evaluation mode.
+
+        `variance`: calibrated where there is a calibration, else beta_tilde, unless given.
+        """
+        network = build_network(self.config)
+        network.load_state_dict(self.weights)
+        network.eval().requires_grad_(False)
+        rule = variance or ("calibrated" if self.calibration is not None else "beta_tilde")
+        return DiffusionModel(
+            denoiser=cast(Any, network.to(memory_format=torch.channels_last)),  # type: ignore[call-overload]
+            schedule=Schedule(self.config.schedule),
+            parameterization=self.config.parameterization,
+            variance=rule,
+            calibration=self.calibration,
+        )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over what decoding needs: configuration, weights and calibration."""
+        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        tensors = {**self.weights, **_calibration_tensors(self.calibration)}
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def build_network(config: ModelConfig) -> UNet:
+    """A `UNet` with fresh weights for this configuration."""
+    schedule = Schedule(config.schedule)
+    level = np.arange(schedule.T + 1, dtype=np.float64)
+    if config.time == "log_snr":
+        level[1:] = _SNR_LEVELS_PER_NAT * (schedule.log_snr[1] - schedule.log_snr[1:])
+    elif config.time != "t":
+        raise ConfigError(f"time embedding of {config.time!r}: choose t or log_snr")
+    return UNet(config.unet, torch.from_numpy(level))
+
+
+def _calibration_tensors(calibration: Calibration | None) -> dict[str, Tensor]:
+    if calibration is None:
+        return {}
+    return {f"calibration.{k}": torch.from_numpy(v) for k, v in asdict(calibration).items()}
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write one file, whole or not at all. Raises DataError when that can't be done."""
+    tensors = {f"model.{k}": v.contiguous() for k, v in checkpoint.weights.items()}
+    tensors |= _calibration_tensors(checkpoint.calibration)
+    tensors |= {f"training.{k}": v.contiguous() for k, v in checkpoint.training.items()}
+    about = {
+        "format": FORMAT_VERSION,
+        "config": asdict(checkpoint.config),
+        "notes": checkpoint.notes,
+        "hash": checkpoint.hash,
+    }
+    with atomic(path) as partial:
+        try:
+            save_file(tensors, partial, metadata={_KEY: json.dumps(about)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def load(path: Path, training: bool = False) -> Checkpoint:
+    """Read a checkpoint, with its training state if asked for.
+
+    Names, types and shapes are compared with the configured network before a tensor is read.
+    Raises CheckpointError for a file that is missing, damaged or foreign, or whose hash fails.
+    """
+    try:
+        _check_length(path)
+        with safe_open(path, framework="pt") as file:
+            about = _about(path, file.metadata())
+            config = _parse(ModelConfig, about["config"], path)
+            _check_shapes(path, file, config)
+            tensors = {k: file.get_tensor(k) for k in file.keys() if _wanted(k, training)}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"{path}: not a readable checkpoint ({reason})") from error
+    checkpoint = Checkpoint(
+        config=config,
+        weights=_group(tensors, "model."),
+        calibration=_calibration(path, _group(tensors, "calibration."), config.schedule.T),
+        notes=about["notes"],
+        training=_group(tensors, "training."),
+    )
+    if checkpoint.hash != about["hash"]:
+        raise CheckpointError(
+            f"{path}: damaged: its content hashes to {checkpoint.hash[:16]}, "
+            f"its header says {str(about['hash'])[:16]}"
+        )
+    return checkpoint
+
+
+def _wanted(name: str, training: bool) -> bool:
+    return training or not name.startswith("training.")
+
+
+def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _check_length(path: Path) -> None:
+    """The header's length field against the file, before safetensors trusts it."""
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder; a checkpoint file was expected")
+    with path.open("rb") as file:
+        head = file.read(8)
+    size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+    if not 2 <= size <= min(MAX_HEADER_BYTES, path.stat().st_size - 8):
+        raise CheckpointError(
+            f"{path}: not a safetensors file, or cut short; expected a checkpoint"
+        )
+
+
+def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    text = (metadata or {}).get(_KEY)
+    if text is None:
+        raise CheckpointError(f"{path}: a safetensors file, but not written by ddpm-codec train")
+    try:
+        about = json.loads(text)
+        version, _, _, _ = (about[key] for key in ("format", "config", "notes", "hash"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its description is damaged") from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: checkpoint format {version}; this version reads format {FORMAT_VERSION}"
+        )
+    return cast(dict[str, Any], about)
+
+
+Config = TypeVar("Config")
+
+
+def _parse(kind: type[Config], raw: object, path: Path) -> Config:
+    """A configuration dataclass from JSON, every field present and of its default's type."""
+    default = kind()
+    names = [f.name for f in fields(cast(Any, kind))]
+    if not isinstance(raw, dict) or sorted(raw) != sorted(names):
+        raise CheckpointError(f"{path}: its {kind.__name__} has other fields than this version's")
+    values: dict[str, Any] = {}
+    for name in names:
+        model, value = getattr(default, name), raw[name]
+        if hasattr(model, "__dataclass_fields__"):
+            value = _parse(type(model), value, path)
+        elif isinstance(model, tuple) and isinstance(value, list):
+            value = tuple(value)
+        integers = isinstance(value, tuple) and all(type(v) is int for v in value)
+        if type(value) is not type(model) or (isinstance(model, tuple) and not integers):
+            raise CheckpointError(f"{path}: {kind.__name__}.{name} is {value!r}")
+        values[name] = value
+    return kind(**values)
+
+
+def _check_shapes(path: Path, file: Any, config: ModelConfig) -> None:
+    try:
+        with torch.device("meta"):
+            expected = build_network(config).state_dict()
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    found = {k for k in file.keys() if k.startswith("model.")}  # noqa: SIM118
+    if found != {f"model.{k}" for k in expected}:
+        raise CheckpointError(f"{path}: its tensors are not those of the network it describes")
+    for name, tensor in expected.items():
+        shape = tuple(file.get_slice(f"model.{name}").get_shape())
+        if shape != tuple(tensor.shape):
+            raise CheckpointError(
+                f"{path}: model.{name} is {shape}, expected {tuple(tensor.shape)}"
+            )
+
+
+def _calibration(path: Path, tensors: dict[str, Tensor], T: int) -> Calibration | None:
+    if not tensors:
+        return None
+    if sorted(tensors) != sorted(f.name for f in fields(Calibration)):
+        raise CheckpointError(f"{path}: its calibration has other tables than this version's")
+    for name, table in tensors.items():
+        good = table.dtype == torch.float64 and tuple(table.shape) == (T + 1,)
+        if not good or not bool((torch.isfinite(table) & (table >= 0)).all()):
+            raise CheckpointError(f"{path}: calibration.{name} is damaged")
+    return Calibration(**{k: v.numpy() for k, v in tensors.items()})

@@ -1,0 +1,230 @@
+"""Images: files, folders and arrays in, uint8 out.
+
+Only 8-bit colour comes out of here, (N,H,W,3) or (N,3,H,W) as each function says. Grey and
+palette pictures become RGB; what has no faithful 8-bit RGB form is refused with the reason.
+"""
+
+import warnings
+import zipfile
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ddpm_codec.errors import DataError
+from ddpm_codec.files import atomic
+
+Pixels = npt.NDArray[np.uint8]
+
+MAX_PIXELS = 1 << 27
+"""Pictures with more pixels are refused before they are decoded."""
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"}
+NAMED = ("sample",)
+
+
+def read_image(path: Path) -> Pixels:
+    """(H,W,3) the picture in `path`, upright (EXIF orientation applied).
+
+    Raises DataError for a file that is no picture, is damaged, has more than `MAX_PIXELS`
+    pixels, several frames, 16 bits a sample, CMYK, or an alpha channel that is not opaque.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                _check_header(picture, path)
+                picture.load()
+                return np.asarray(_to_rgb(ImageOps.exif_transpose(picture), path))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{path}: {error.strerror.lower()}") from error
+        raise DataError(f"{path}: not a picture that can be read ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check_header(picture: Image.Image, path: Path) -> None:
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{path}: {width}x{height} pixels; at most {MAX_PIXELS} are read")
+    if getattr(picture, "n_frames", 1) > 1:
+        raise DataError(f"{path}: an animation; save the frame that you want as a picture")
+    # Pillow opens 16-bit colour PNGs as mode RGB and drops the low bytes; the raw mode tells.
+    raw_modes = " ".join(str(tile[3]) for tile in getattr(picture, "tile", ()))
+    if ";16" in raw_modes or picture.mode.startswith(("I", "F")):
+        raise DataError(f"{path}: more than 8 bits a sample; convert it to 8-bit RGB first")
+    if picture.mode in ("CMYK", "LAB", "HSV"):
+        raise DataError(
+            f"{path}: {picture.mode} has no faithful RGB form; convert it to 8-bit RGB first"
+        )
+
+
+def _to_rgb(picture: Image.Image, path: Path) -> Image.Image:
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        opaque = picture.convert("RGBA")
+        if opaque.getchannel("A").getextrema() != (255, 255):
+            raise DataError(f"{path}: has transparent pixels; flatten it onto a background first")
+        return opaque.convert("RGB")
+    return picture.convert("RGB")
+
+
+def write_image(path: Path, pixels: Pixels) -> None:
+    """Write (H,W,3) uint8 as PNG. DataError when `path` can't be written."""
+    with atomic(path) as partial:
+        Image.fromarray(pixels).save(partial, format="PNG")
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The pictures directly inside `folder`, by suffix, sorted by name. DataError if none."""
+    try:
+        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise DataError(f"{folder}: {(error.strerror or str(error)).lower()}") from error
+    if not paths:
+        raise DataError(f"{folder}: no pictures in this folder ({', '.join(sorted(SUFFIXES))})")
+    return paths
+
+
+def load_batch(data: str, limit: int | None = None, crop: int | None = None) -> Tensor:
+    """(N,3,H,W) uint8 the first `limit` images of `data`.
+
+    `data`: a folder of images, an `.npz` with `x` uint8 (N,H,W,3), or a name in `NAMED`.
+    `crop` cuts a centred square of that side. Images must be of one size then; DataError
+    says which one is not.
+    """
+    if data in NAMED:
+        with resources.as_file(resources.files("ddpm_codec") / "assets" / f"{data}.npz") as path:
+            images = _read_npz(path, limit)
+    elif Path(data).suffix == ".npz":
+        images = _read_npz(Path(data), limit)
+    elif Path(data).is_dir():
+        images = _stack(list_images(Path(data))[:limit], crop)
+    else:
+        raise DataError(
+            f"{data}: no such folder or .npz, and not a data set's name ({', '.join(NAMED)})"
+        )
+    cut = images if crop is None else _centre(images, crop, data)
+    return torch.from_numpy(np.ascontiguousarray(cut.transpose(0, 3, 1, 2)))
+
+
+def _centre(images: Pixels, side: int, name: object) -> Pixels:
+    height, width = images.shape[-3:-1]
+    if min(height, width) < side:
+        raise DataError(f"{name}: {width}x{height} is smaller than a crop of {side}x{side}")
+    y, x = (height - side) // 2, (width - side) // 2
+    return images[..., y : y + side, x : x + side, :]
+
+
+def _stack(paths: list[Path], crop: int | None) -> Pixels:
+    images = []
+    for path in paths:
+        image = read_image(path)
+        images.append(image if crop is None else _centre(image, crop, path))
+        if images[-1].shape != images[0].shape:
+            (h0, w0), (h, w) = images[0].shape[:2], images[-1].shape[:2]
+            raise DataError(
+                f"{path}: {w}x{h}, but {paths[0].name} is {w0}x{h0}; images of one size are "
+                "expected (--crop N cuts centred squares)"
+            )
+    return np.stack(images)
+
+
+def _read_npz(path: Path, limit: int | None) -> Pixels:
+    """(N,H,W,3) the first `limit` images; the header is checked before anything is read."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("x.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
+            if read is None:
+                raise DataError(f"{path}: x is an array of an unknown format {version}")
+            shape, fortran_order, dtype = read(member)
+            count = _check_array(path, shape, dtype, fortran_order, limit)
+            size = count * int(np.prod(shape[1:]))
+            raw = member.read(size)
+    except KeyError as error:
+        raise DataError(f"{path}: no array named x; expected x uint8 (N,H,W,3)") from error
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise DataError(f"{path}: can't be read as an .npz ({reason})") from error
+    if len(raw) != size:
+        raise DataError(f"{path}: x ends after {len(raw)} of {size} bytes")
+    return np.frombuffer(raw, dtype=np.uint8).reshape(count, *shape[1:])
+
+
+def _check_array(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype, fortran_order: bool, limit: int | None
+) -> int:
+    if dtype != np.uint8 or fortran_order or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise DataError(f"{path}: x is {dtype} {shape}; expected uint8 (N,H,W,3), row by row")
+    count = shape[0] if limit is None else min(shape[0], limit)
+    if count * shape[1] * shape[2] > MAX_PIXELS:
+        raise DataError(f"{path}: x holds more than {MAX_PIXELS} pixels; lower --limit")
+    return count
+
+
+class PhotoCrops:
+    """Random square crops from a folder of photographs of any size, flipped at random.
+
+    A photograph is drawn uniformly, then a position. Decoded photographs are kept, the oldest
+    dropped beyond `cache_bytes`. Damaged pictures and ones smaller than the crop are left out;
+    `skipped` names them with the reason (found when first drawn).
+    """
+
+    def __init__(self, folder: Path, side: int, cache_bytes: int = 1 << 31) -> None:
+        self.paths = list_images(folder)
+        self.side = side
+        self.skipped: list[str] = []
+        self._cache: dict[Path, Pixels] = {}
+        self._room = cache_bytes
+        self._folder = folder
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,3,side,side) uint8; all randomness comes from `generator`."""
+        crops = [self._crop(generator) for _ in range(count)]
+        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+
+    def _crop(self, generator: torch.Generator) -> Pixels:
+        u = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+        while True:
+            if not self.paths:
+                raise DataError(
+                    f"{self._folder}: no picture of at least {self.side}x{self.side} can be read; "
+                    f"the last: {self.skipped[-1]}"
+                )
+            path = self.paths[int(u[0] * len(self.paths))]
+            image = self._photo(path)
+            if image is not None:
+                break
+            self.paths.remove(path)
+        y = int(u[1] * (image.shape[0] - self.side + 1))
+        x = int(u[2] * (image.shape[1] - self.side + 1))
+        crop = image[y : y + self.side, x : x + self.side]
+        return crop[:, ::-1] if u[3] < 0.5 else crop
+
+    def _photo(self, path: Path) -> Pixels | None:
+        if path in self._cache:
+            return self._cache[path]
+        try:
+            image = read_image(path)
+        except DataError as error:
+            self.skipped.append(str(error))
+            return None
+        if min(image.shape[:2]) < self.side:
+            self.skipped.append(f"{path}: smaller than {self.side}x{self.side}")
+            return None
+        self._cache[path] = image
+        self._room -= image.nbytes
+        while self._room < 0 and len(self._cache) > 1:
+            oldest = next(iter(self._cache))
+            self._room += self._cache.pop(oldest).nbytes
+        return image

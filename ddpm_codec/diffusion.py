@@ -1,0 +1,213 @@
+"""The diffusion: q, the reverse process p_theta, the decoder, and the one traversal.
+
+`DiffusionModel` joins a denoiser, a schedule and a variance rule. p_theta(x_s | x_t) is the
+posterior q(x_s | x_t, x_0 = x_0_hat) with a variance of its own, for every s < t, not only
+s = t - 1. `reverse_chain` walks it; sampling, sending, receiving and the realised
+rate-distortion curve differ only in who answers at each step.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_codec.discretized import BIN_WIDTH, DiscretizedGaussian
+from ddpm_codec.errors import ConfigError
+from ddpm_codec.gaussian import DiagonalGaussian
+from ddpm_codec.schedule import Array, Indices, Parameterization, Schedule
+from ddpm_codec.unet import Prediction
+
+VarianceRule = Literal["beta", "beta_tilde", "calibrated"]
+
+_ROUNDING_VARIANCE = BIN_WIDTH**2 / 12
+_LEAST_DECODER_VARIANCE = (BIN_WIDTH / 16) ** 2
+
+
+class Denoiser(Protocol):
+    """x_t (N,C,H,W) float, t (N,) int64 in 1..T, to a `Prediction` of the same shape."""
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Prediction: ...
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Errors of a trained model, measured at every t on validation crops.
+
+    `x_0_mse` (T+1,): E|x_0 - x_0_hat|^2 / D. `head_scale` (T+1,): the mean of squared error
+    over the variance that the model's log-variance head predicts; 1 without a head.
+    Index 0 is not used.
+    """
+
+    x_0_mse: Array
+    head_scale: Array
+
+
+class Estimate(NamedTuple):
+    """One network call's view of x_0: `x_0_hat` (N,C,H,W), not clipped, and `x_0_variance`
+    (N,C,H,W), what the head expects of |x_0 - x_0_hat|^2, or None without a head."""
+
+    x_0_hat: Tensor
+    x_0_variance: Tensor | None
+
+    def at(self, images: Tensor) -> "Estimate":
+        """The estimate of some of the images, by index (M,)."""
+        variance = self.x_0_variance
+        return Estimate(self.x_0_hat[images], None if variance is None else variance[images])
+
+
+def broadcast(constants: Array, index: Tensor, like: Tensor) -> Tensor:
+    """constants[index] as (N,1,1,1) in the dtype and device of `like`."""
+    picked = torch.from_numpy(np.asarray(constants[index.cpu().numpy()]))
+    return picked.to(device=like.device, dtype=like.dtype).view(-1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """A denoiser with its schedule, its parameterization and a reverse variance."""
+
+    denoiser: Denoiser
+    schedule: Schedule
+    parameterization: Parameterization = "eps"
+    variance: VarianceRule = "beta_tilde"
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        if self.variance not in get_args(VarianceRule):
+            raise ConfigError(
+                f"variance {self.variance!r}: choose one of {', '.join(get_args(VarianceRule))}"
+            )
+        if self.variance == "calibrated" and self.calibration is None:
+            raise ConfigError(
+                "this checkpoint has no calibration: run `ddpm-codec calibrate`, or choose "
+                "the variance beta or beta_tilde"
+            )
+
+    def q_sample(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (Ho et al. 2020, Eq. 4)."""
+        alpha = broadcast(np.sqrt(self.schedule.alpha_bar), t, x_0)
+        return alpha * x_0 + broadcast(np.sqrt(self.schedule.variance), t, x_0) * eps
+
+    def posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> DiagonalGaussian:
+        """q(x_s | x_t, x_0) for 1 <= s < t, per image (Eq. 7 for any s)."""
+        weights = self.schedule.posterior(t.cpu().numpy(), s.cpu().numpy())
+        every = torch.arange(len(t))
+        x_0_weight, x_t_weight, variance = (broadcast(w, every, x_t) for w in weights)
+        return DiagonalGaussian(x_0_weight * x_0 + x_t_weight * x_t, variance)
+
+    def estimate(self, x_t: Tensor, t: Tensor) -> Estimate:
+        """Call the denoiser once. x_t (N,C,H,W), t (N,) int64."""
+        prediction, log_variance = self.denoiser(x_t, t)
+        a, b = self.schedule.x_0_coefficients(self.parameterization)
+        b_t = broadcast(b, t, x_t)
+        x_0_hat = broadcast(a, t, x_t) * x_t + b_t * prediction.to(x_t.dtype)
+        if log_variance is None:
+            return Estimate(x_0_hat, None)
+        return Estimate(x_0_hat, b_t**2 * log_variance.to(x_t.dtype).exp())
+
+    def reverse_variance(self, t: Indices, s: Indices) -> Array:
+        """(N,) sigma^2 of p_theta(x_s | x_t) for 1 <= s < t, integer arrays (N,).
+
+        beta: beta_{t|s}; beta_tilde: the posterior's own (Section 3.2); calibrated:
+        beta_tilde + x_0_weight^2 E|x_0 - x_0_hat|^2 / D, the least KL for this mean
+        (Bao et al. 2022, Analytic-DPM, Eq. 7, with the error measured).
+        """
+        if self.variance == "beta":
+            return self.schedule.beta_ts(t, s)
+        step = self.schedule.posterior(t, s)
+        if self.variance == "beta_tilde" or self.calibration is None:
+            return step.variance
+        return step.variance + step.x_0_weight**2 * self.calibration.x_0_mse[t]
+
+    def decoder(self, estimate: Estimate, t: Tensor) -> DiscretizedGaussian:
+        """p_theta(x_0 | x_t), Eq. 13, from any t.
+
+        Variances: beta: 1 - alpha_bar_t, which is beta_1 at t = 1; beta_tilde: beta_tilde_2 at
+        t = 1, as the authors' code has it, and in proportion to 1 - alpha_bar_t elsewhere;
+        calibrated: the error of x_0_hat, from the head where there is one, less the variance of
+        a uniform rounding error, which integrating over the bins adds again (Sheppard).
+        """
+        x_0_hat = estimate.x_0_hat
+        variance = self.schedule.variance
+        if self.variance == "beta":
+            return DiscretizedGaussian(x_0_hat, broadcast(np.sqrt(variance), t, x_0_hat))
+        if self.variance == "beta_tilde" or self.calibration is None:
+            beta_tilde_2 = self.schedule.posterior(2, 1).variance
+            std = np.sqrt(beta_tilde_2 * variance / variance[1])
+            return DiscretizedGaussian(x_0_hat, broadcast(std, t, x_0_hat))
+        if estimate.x_0_variance is None:
+            expected = broadcast(self.calibration.x_0_mse, t, x_0_hat)
+        else:
+            expected = estimate.x_0_variance * broadcast(self.calibration.head_scale, t, x_0_hat)
+        corrected = (expected - _ROUNDING_VARIANCE).clamp_min(_LEAST_DECODER_VARIANCE)
+        return DiscretizedGaussian(x_0_hat, corrected.sqrt())
+
+
+@dataclass(frozen=True)
+class ReverseStep:
+    """Where a walk stands: t (N,), x_t (N,C,H,W), and what the network makes of it."""
+
+    model: DiffusionModel
+    t: Tensor
+    x_t: Tensor
+    estimate: Estimate
+
+    @property
+    def x_0_hat(self) -> Tensor:
+        """(N,C,H,W) Eq. 15, not clipped."""
+        return self.estimate.x_0_hat
+
+    def p(self, s: Tensor) -> DiagonalGaussian:
+        """p_theta(x_s | x_t) for s (N,) with 1 <= s < t."""
+        mean = self.model.posterior(self.x_0_hat, self.x_t, self.t, s).mean
+        sigma2 = self.model.reverse_variance(self.t.cpu().numpy(), s.cpu().numpy())
+        return DiagonalGaussian(mean, broadcast(sigma2, torch.arange(len(s)), mean))
+
+    def decoder(self) -> DiscretizedGaussian:
+        """p(0): p_theta(x_0 | x_t), the discretized decoder."""
+        return self.model.decoder(self.estimate, self.t)
+
+
+Walk = Generator[ReverseStep, tuple[Tensor, Tensor], Tensor]
+
+
+def reverse_chain(model: DiffusionModel, x_t: Tensor, t: Tensor) -> Walk:
+    """Walk down from x_t (N,C,H,W) at t (N,), every image at its own pace.
+
+    Yields a `ReverseStep` of the images that are not finished, in their order; is sent
+    (s, x_s), the step that the partner took with each of them. An image that reaches s = 0 is
+    finished and leaves the batch. Returns x_0 (N,C,H,W).
+    """
+    x, t = x_t.clone(), t.clone()
+    while bool((t > 0).any()):
+        active = t.nonzero().squeeze(1)
+        step = ReverseStep(model, t[active], x[active], model.estimate(x[active], t[active]))
+        s, x_s = yield step
+        if not bool(((s >= 0) & (s < step.t)).all()):
+            raise ConfigError("a reverse step needs 0 <= s < t")
+        t[active], x[active] = s, x_s.to(x.dtype)
+    return x
+
+
+def ancestral_sample(
+    model: DiffusionModel, shape: tuple[int, ...], grid: Indices, generator: torch.Generator
+) -> Generator[ReverseStep, None, Tensor]:
+    """Algorithm 2 on the timesteps `grid` (K,), falling from T to 1. Returns x_0 `shape`.
+
+    Yields every step as it is taken, for progress and for x_0_hat on the way. At the end
+    x_0_hat of the last timestep is returned without noise, as in the paper.
+    """
+    x_T = torch.randn(shape, generator=generator)
+    walk = reverse_chain(model, x_T, torch.full((shape[0],), int(grid[0])))
+    step = next(walk)
+    for s in [*grid[1:], 0]:
+        yield step
+        to = torch.full_like(step.t, int(s))
+        x_s = step.p(to).sample(generator) if s > 0 else step.x_0_hat
+        try:
+            step = walk.send((to, x_s))
+        except StopIteration as stop:
+            return stop.value
+    raise ConfigError("the grid of timesteps must fall from T to 1")

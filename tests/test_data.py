@@ -1,0 +1,238 @@
+"""Images in: what users expect is converted, the rest is refused by name and with a reason."""
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddpm_codec.data import PhotoCrops, load_batch, read_image, write_image
+from ddpm_codec.errors import DataError
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (12, 10, 3), dtype=np.uint8)
+
+
+def save(path, picture, **options):
+    picture.save(path, **options)
+    return path
+
+
+def png_16_bit_colour(path):
+    """A 2x2 PNG of 16 bits a sample, by hand: Pillow does not write one."""
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    rows = b"".join(b"\0" + os.urandom(12) for _ in range(2))
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return path
+
+
+def test_rgb_png_round_trip(tmp_path):
+    write_image(tmp_path / "a.png", RGB)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), RGB)
+
+
+def test_grey_palette_and_opaque_alpha_become_rgb(tmp_path):
+    rgb = Image.fromarray(RGB)
+    grey = rgb.convert("L")
+    expected = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "g.png", grey)), expected)
+    palette = rgb.quantize(16)
+    expected = np.asarray(palette.convert("RGB"))
+    np.testing.assert_array_equal(read_image(save(tmp_path / "p.png", palette)), expected)
+    opaque = rgb.convert("RGBA")
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", opaque)), RGB)
+
+
+def test_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / "o.png", Image.fromarray(RGB), exif=exif)
+    np.testing.assert_array_equal(read_image(path), np.rot90(RGB, -1))
+
+
+def transparent(path):
+    picture = Image.fromarray(RGB).convert("RGBA")
+    picture.putpixel((0, 0), (1, 2, 3, 100))
+    return save(path, picture)
+
+
+def animation(path):
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    return save(path.with_suffix(".gif"), frames[0], save_all=True, append_images=frames[1:])
+
+
+def truncated(path):
+    buffer = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
+    path.write_bytes(buffer.getvalue()[:4000])
+    return path
+
+
+def garbage(path):
+    path.write_bytes(b"no picture at all")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (transparent, "transparent"),
+        (animation, "animation"),
+        (truncated, "not a picture that can be read"),
+        (garbage, "not a picture that can be read"),
+        (lambda p: save(p, Image.fromarray(RGB[..., 0].astype(np.uint16) * 257)), "8 bits"),
+        (png_16_bit_colour, "8 bits"),
+        (lambda p: save(p.with_suffix(".tif"), Image.fromarray(RGB).convert("CMYK")), "CMYK"),
+        (lambda p: p, "no such file"),
+        (lambda p: p.parent, "is a directory"),
+    ],
+)
+def test_refused_pictures_are_named_with_the_reason(tmp_path, make, reason):
+    path = make(tmp_path / "x.png")
+    with pytest.raises(DataError, match=reason) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
+    path = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    with pytest.raises(DataError, match=r"pixels"):
+        read_image(path)
+
+
+def test_npz_and_folder_give_the_same_batch(tmp_path):
+    images = RNG.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x=images)
+    (tmp_path / "f").mkdir()
+    for i, image in enumerate(images):
+        write_image(tmp_path / "f" / f"{i}.png", image)
+    for source in ("x.npz", "f"):
+        batch = load_batch(str(tmp_path / source), limit=2)
+        np.testing.assert_array_equal(batch.permute(0, 2, 3, 1).numpy(), images[:2])
+    cropped = load_batch(str(tmp_path / "f"), crop=4)
+    np.testing.assert_array_equal(cropped.permute(0, 2, 3, 1).numpy(), images[:, 2:6, 2:6])
+
+
+def bad_npz(path, kind):
+    if kind == "pickled objects":
+        np.savez(path, x=np.array([{"a": 1}], dtype=object))
+    elif kind == "float":
+        np.savez(path, x=np.zeros((2, 8, 8, 3)))
+    elif kind == "shape":
+        np.savez(path, x=np.zeros((8, 8, 3), np.uint8))
+    elif kind == "name":
+        np.savez(path, y=np.zeros((2, 8, 8, 3), np.uint8))
+    elif kind == "pickle file":
+        path.write_bytes(pickle.dumps([1, 2]))
+    elif kind == "short":
+        good = path.with_suffix(".good.npz")
+        np.savez(good, x=np.zeros((2, 8, 8, 3), np.uint8))
+        with zipfile.ZipFile(good) as z, zipfile.ZipFile(path, "w") as out:
+            out.writestr("x.npy", z.read("x.npy")[:-5])
+    elif kind == "empty":
+        np.savez(path, x=np.zeros((0, 8, 8, 3), np.uint8))
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", ["pickled objects", "float", "shape", "name", "pickle file", "short", "empty", "none"]
+)
+def test_bad_npz_is_refused(tmp_path, kind):
+    path = bad_npz(tmp_path / "x.npz", kind)
+    with pytest.raises(DataError) as caught:
+        load_batch(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_header_that_promises_terabytes_allocates_nothing(tmp_path):
+    path = tmp_path / "x.npz"
+    header = io.BytesIO()
+    shape = (10**9, 32, 32, 3)
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr("x.npy", header.getvalue() + bytes(100))
+    with pytest.raises(DataError, match="--limit"):
+        load_batch(str(path))
+    with pytest.raises(DataError, match="ends after"):
+        load_batch(str(path), limit=1)
+
+
+def test_folders_that_are_empty_or_mixed_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no pictures"):
+        load_batch(str(tmp_path))
+    write_image(tmp_path / "a.png", RGB)
+    write_image(tmp_path / "b.png", RGB[:8])
+    with pytest.raises(DataError, match=r"b\.png: 10x8"):
+        load_batch(str(tmp_path))
+    garbage(tmp_path / "c.png")
+    with pytest.raises(DataError, match=r"c\.png"):
+        load_batch(str(tmp_path), crop=8)
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(DataError, match="sample"):
+        load_batch("no-such-set")
+
+
+def test_sample_patches():
+    sample = load_batch("sample")
+    assert sample.shape == (64, 3, 32, 32)
+    assert sample.dtype == torch.uint8
+    assert len(torch.unique(sample.flatten(1), dim=0)) == 64
+
+
+class TestPhotoCrops:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        write_image(tmp_path / "a.png", RGB)
+        write_image(tmp_path / "b.png", 255 - RGB)
+        write_image(tmp_path / "small.png", RGB[:4])
+        garbage(tmp_path / "broken.png")
+        return tmp_path
+
+    def test_crops_are_pieces_of_the_photographs_or_their_mirror_images(self, folder):
+        crops = PhotoCrops(folder, 8).draw(50, torch.Generator().manual_seed(0))
+        photographs = [RGB, 255 - RGB]
+        pieces = {
+            view[y : y + 8, x : x + 8].tobytes()
+            for photograph in photographs
+            for view in (photograph, photograph[:, ::-1])
+            for y in range(5)
+            for x in range(3)
+        }
+        drawn = {crop.tobytes() for crop in crops.permute(0, 2, 3, 1).contiguous().numpy()}
+        assert drawn <= pieces
+        assert len(drawn) > 20
+
+    def test_damaged_and_small_pictures_are_skipped_and_named(self, folder):
+        crops = PhotoCrops(folder, 8)
+        crops.draw(50, torch.Generator().manual_seed(0))
+        assert len(crops.skipped) == 2
+        assert any("broken.png" in reason for reason in crops.skipped)
+        assert any("small.png" in reason for reason in crops.skipped)
+
+    def test_nothing_usable_is_an_error(self, folder):
+        with pytest.raises(DataError, match="64x64"):
+            PhotoCrops(folder, 64).draw(1, torch.Generator())
+
+    def test_a_small_cache_changes_nothing(self, folder):
+        large = PhotoCrops(folder, 8).draw(20, torch.Generator().manual_seed(0))
+        small = PhotoCrops(folder, 8, cache_bytes=1).draw(20, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(large, small)
