@@ -1,0 +1,82 @@
+"""Rate-distortion curves: Table 4 and Figure 5 of Ho et al. 2020 for any model.
+
+Expected curve: to hold x_t costs L_T + the sum of L_{u-1} over u > t, and buys the distortion
+of x_0_hat(x_t), the root mean squared error over images and dimensions.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ddpm_codec.bound import Bound, Progress, evaluate_bound
+from ddpm_codec.diffusion import DiffusionModel
+from ddpm_codec.schedule import Array
+from ddpm_codec.units import HALF_RANGE_255, nats_to_bpd, rmse_to_psnr_db
+
+TABLE_4 = pd.DataFrame(
+    {
+        "reverse_step": [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100],
+        "rate_bpd": [
+            1.77581, 0.11994, 0.05415, 0.02866, 0.01507, 0.00716, 0.00282, 0.00081, 0.00013, 0.0
+        ],
+        "rmse_255": [
+            0.95136, 12.02277, 18.47482, 24.43656, 30.80948, 38.03236, 46.12765, 54.18826,
+            60.97170, 67.60125,
+        ],
+    }
+)  # fmt: skip
+"""Ho et al. 2020, Table 4: CIFAR-10 test set. A reference to plot, never a result."""
+
+
+def expected_curve(bound: Bound) -> pd.DataFrame:
+    """A row per t = T..1 of the full bound of N images.
+
+    Columns reverse_step (T - t + 1), t, rate_bpd, rate_bpd_sem, rmse_255, rmse_255_sem, psnr_db.
+    Standard errors are over images; that of the RMSE by the delta method. `bound` must hold
+    every t (timesteps "all", steps T).
+    """
+    T, images = bound.model.schedule.T, len(bound.rate_nats)
+    by_image = bound.terms.nats.reshape(images, T)[:, :-1]
+    prior = bound.prior_nats[:, None]
+    rate = nats_to_bpd(prior + np.cumsum(np.pad(by_image, ((0, 0), (1, 0))), axis=1), bound.dims)
+    mse = bound.terms.clipped_mse.reshape(images, T)
+    rmse = HALF_RANGE_255 * np.sqrt(mse.mean(axis=0))
+    t = np.arange(T, 0, -1)
+    return pd.DataFrame(
+        {
+            "reverse_step": T - t + 1,
+            "t": t,
+            "rate_bpd": rate.mean(axis=0),
+            "rate_bpd_sem": _standard_errors(rate),
+            "rmse_255": rmse,
+            "rmse_255_sem": HALF_RANGE_255**2 * _standard_errors(mse) / (2 * rmse),
+            "psnr_db": rmse_to_psnr_db(rmse),
+        }
+    )
+
+
+def _standard_errors(values: Array) -> Array:
+    """(T,) standard errors over the first axis of (N,T); NaN for a single image."""
+    if len(values) < 2:
+        return np.full(values.shape[1], np.nan)
+    return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(len(values)))
+
+
+def table_4(curve: pd.DataFrame) -> pd.DataFrame:
+    """The ten rows of Table 4: reverse_step at every tenth of T, falling."""
+    T = len(curve)
+    wanted = np.unique((np.arange(10, 0, -1) * T) // 10)[::-1]
+    return curve.set_index("reverse_step").loc[wanted[wanted > 0]].reset_index()
+
+
+def measure_curve(
+    model: DiffusionModel,
+    pixels: Tensor,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+    on_start: Progress | None = None,
+) -> tuple[Bound, pd.DataFrame]:
+    """The full bound of `pixels` (N,C,H,W) uint8 and its expected curve."""
+    bound = evaluate_bound(model, pixels, generator, progress=progress, on_start=on_start)
+    return bound, expected_curve(bound)

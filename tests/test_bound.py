@@ -1,0 +1,116 @@
+"""The bound: Monte Carlo, exact sum and sampled estimate agree; curves follow from it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_codec.bound import evaluate_bound, expected_kl, sampled_work
+from ddpm_codec.calibration import calibrate
+from ddpm_codec.errors import ConfigError
+from ddpm_codec.rate_distortion import expected_curve, table_4
+from ddpm_codec.units import NATS_PER_BIT
+
+from .oracles.nelbo import monte_carlo_nelbo
+
+
+@pytest.fixture(params=["beta", "beta_tilde", "calibrated"])
+def model(request, tiny, pixels):
+    plain = tiny.model("beta_tilde")
+    table = calibrate(plain, pixels.repeat(8, 1, 1, 1), torch.Generator().manual_seed(0))
+    return replace(plain, variance=request.param, calibration=table)
+
+
+def test_eq_17_by_monte_carlo_is_eq_22(model, pixels):
+    """Oracle 4: the same expectation from whole paths and from closed-form KLs."""
+    many = pixels.repeat(100, 1, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    sampled = monte_carlo_nelbo(model, many, generator).numpy()
+    closed = evaluate_bound(model, many, generator).total_nats
+    difference = sampled.reshape(100, -1).mean(1) - closed.reshape(100, -1).mean(1)
+    assert abs(difference.mean()) < 4.5 * difference.std(ddof=1) / np.sqrt(100)
+
+
+def test_sampled_estimate_has_no_bias(model, pixels):
+    many = pixels.repeat(100, 1, 1, 1)
+    exact = evaluate_bound(model, many, torch.Generator().manual_seed(1)).rate_nats
+    for calls in (1, 3, 7, 19):
+        generator = torch.Generator().manual_seed(calls)
+        estimate = evaluate_bound(model, many, generator, calls).rate_nats
+        difference = (estimate - exact).reshape(100, -1).mean(1)
+        assert abs(difference.mean()) < 4.5 * difference.std(ddof=1) / np.sqrt(100)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 5, 19])
+def test_weights_of_the_sampled_calls_add_up(model, calls):
+    """Every t is visited with an expected weight of exactly one."""
+    work = sampled_work(model, 20_000, calls, torch.Generator().manual_seed(0))
+    share = expected_kl(model) / expected_kl(model).sum()
+    exact = np.append(np.flatnonzero(share > 1 / calls), 1)
+    for t in range(1, model.schedule.T + 1):
+        total = np.bincount(work.image, work.weight * (work.t == t), minlength=20_000)
+        if t in exact:
+            assert np.all(total == 1)
+        else:
+            assert abs(total.mean() - 1) < 4.5 * total.std() / np.sqrt(20_000) + 1e-9
+
+
+def test_a_chain_of_T_steps_is_the_full_bound(model, pixels):
+    full = evaluate_bound(model, pixels, torch.Generator().manual_seed(0))
+    chain = evaluate_bound(model, pixels, torch.Generator().manual_seed(0), steps=20)
+    np.testing.assert_array_equal(full.total_nats, chain.total_nats)
+    assert chain.steps == 20
+
+
+def test_report_adds_up(model, pixels):
+    bound = evaluate_bound(model, pixels, torch.Generator().manual_seed(0))
+    report = bound.as_json()
+    assert report["images"] == 6
+    assert report["dims"] == 192
+    assert report["total_bpd"] == pytest.approx(report["rate_bpd"] + report["decoder_bpd"])
+    steps = report["per_timestep"]
+    assert [row["t"] for row in steps] == list(range(20, 1, -1))
+    kl = sum(row["kl_bpd"] for row in steps)
+    assert report["rate_bpd"] == pytest.approx(report["prior_bpd"] + kl)
+    if model.variance == "beta_tilde":
+        snr = model.schedule.snr
+        for row in steps:
+            t = row["t"]
+            nats = 0.5 * (snr[t - 1] / snr[t] - 1) * row["eps_mse"]
+            assert row["kl_bpd"] == pytest.approx(nats / NATS_PER_BIT, rel=1e-6)
+
+
+def test_curve_ends_at_the_rate_and_starts_at_the_prior(model, pixels):
+    bound = evaluate_bound(model, pixels, torch.Generator().manual_seed(0))
+    curve, report = expected_curve(bound), bound.as_json()
+    assert list(curve["t"]) == list(range(20, 0, -1))
+    assert list(curve["reverse_step"]) == list(range(1, 21))
+    assert curve["rate_bpd"].iloc[0] == pytest.approx(report["prior_bpd"])
+    assert curve["rate_bpd"].iloc[-1] == pytest.approx(report["rate_bpd"])
+    assert np.all(np.diff(curve["rate_bpd"]) >= 0)
+    np.testing.assert_allclose(curve["psnr_db"], 20 * np.log10(255 / curve["rmse_255"]))
+    assert list(table_4(curve)["reverse_step"]) == list(range(20, 0, -2))
+
+
+def test_calibrated_variance_is_the_best_of_the_three_on_its_own_crops(tiny, pixels):
+    plain, many = tiny.model("beta_tilde"), pixels.repeat(100, 1, 1, 1)
+    table = calibrate(plain, many, torch.Generator().manual_seed(0))
+    rates = {}
+    for variance in ("beta", "beta_tilde", "calibrated"):
+        model = replace(plain, variance=variance, calibration=table)
+        bound = evaluate_bound(model, many, torch.Generator().manual_seed(1), steps=8)
+        rates[variance] = bound.rate_nats.mean()
+    assert rates["calibrated"] < min(rates["beta"], rates["beta_tilde"])
+
+
+def test_calibration_between_measured_timesteps_is_interpolated(tiny, pixels):
+    plain, many = tiny.model("beta_tilde"), pixels.repeat(50, 1, 1, 1)
+    every = calibrate(plain, many, torch.Generator().manual_seed(0))
+    few = calibrate(plain, many, torch.Generator().manual_seed(0), np.arange(1, 21, 2)[::-1])
+    np.testing.assert_allclose(few.x_0_mse[1:], every.x_0_mse[1:], rtol=0.2)
+
+
+def test_no_calibration_is_said(tiny):
+    with pytest.raises(ConfigError, match="calibrate"):
+        tiny.model("calibrated")
