@@ -1,0 +1,277 @@
+"""Training: Algorithm 1 of Ho et al. 2020, with everything that lets a run stop and go on."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ddpm_codec.checkpoint import Checkpoint, ModelConfig, build_network
+from ddpm_codec.errors import CheckpointError, ConfigError
+from ddpm_codec.files import write_text
+from ddpm_codec.objectives import Objective, TrainingLoss
+from ddpm_codec.units import from_uint8
+
+DrawCrops = Callable[[int, torch.Generator], Tensor]
+
+_STATE_NOTES = ("training", "progress")
+_LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Hyperparameters; the defaults are those of the `small` preset.
+
+    The learning rate warms up over `warmup_steps`, stays, and over the last `decay` of the run
+    (in steps or in minutes, whichever was given) falls to `final` of itself.
+    """
+
+    objective: Objective = "vlb"
+    steps: int = 0
+    minutes: float = 0.0
+    batch: int = 64
+    crop: int = 32
+    learning_rate: float = 1e-3
+    beta2: float = 0.99
+    ema_decay: float = 0.999
+    warmup_steps: int = 200
+    decay: float = 0.4
+    final: float = 0.02
+    clip_norm: float = 1.0
+    log_variance_weight: float = 0.1
+    bfloat16: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError unless exactly one of `steps` and `minutes` is given."""
+        if (self.steps > 0) == (self.minutes > 0):
+            raise ConfigError("training needs either a number of steps or a number of minutes")
+        if not 0 < self.learning_rate <= 1 or self.batch < 1 or self.crop < 1:
+            raise ConfigError("training needs a learning rate in (0, 1] and a batch of crops")
+
+
+TRAINING_PRESETS = {
+    "small": TrainingConfig(),
+    "paper": TrainingConfig(
+        batch=128, learning_rate=2e-4, beta2=0.999, ema_decay=0.9999, warmup_steps=5000, decay=0.0
+    ),
+}
+"""`paper`: Appendix B, and the warm-up and clipping of the authors' code."""
+
+
+@dataclass
+class Trainer:
+    """The state of a training run; `checkpoint` and `resume` lose nothing of it."""
+
+    model: ModelConfig
+    config: TrainingConfig
+    network: nn.Module
+    ema: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    step: int = 0
+    seconds: float = 0.0
+    images_here: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def start(
+        model: ModelConfig, config: TrainingConfig, init: Checkpoint | None = None
+    ) -> "Trainer":
+        """Fresh weights from `config.seed`, or those of `init` (CheckpointError if foreign)."""
+        config.check()
+        generator = torch.Generator().manual_seed(config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            network = build_network(model)
+        if init is not None:
+            if init.config != model:
+                raise CheckpointError("--init: that checkpoint is of another model configuration")
+            network.load_state_dict(init.weights)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.Adam(
+            network.parameters(), config.learning_rate, betas=(0.9, config.beta2), fused=True
+        )
+        ema = {k: v.detach().clone() for k, v in network.named_parameters()}
+        return Trainer(model, config, network, ema, optimizer, generator)
+
+    @staticmethod
+    def resume(checkpoint: Checkpoint) -> "Trainer":
+        """Continue exactly where `checkpoint` was taken.
+
+        Raises CheckpointError if it holds no training state, or a damaged one.
+        """
+        if "generator" not in checkpoint.training:
+            raise CheckpointError("--resume: that checkpoint holds no training state; use --init")
+        try:
+            config = TrainingConfig(**checkpoint.notes["training"])
+            trainer = Trainer.start(checkpoint.config, config)
+            trainer._restore(checkpoint)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError("--resume: its training state is damaged; use --init") from error
+        return trainer
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state, progress = checkpoint.training, checkpoint.notes["progress"]
+        self.ema = {k: v.float().clone() for k, v in checkpoint.weights.items()}
+        self.notes = {k: v for k, v in checkpoint.notes.items() if k not in _STATE_NOTES}
+        self.step, self.seconds = int(progress["step"]), float(progress["seconds"])
+        self.generator.set_state(state["generator"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for index, (name, parameter) in enumerate(self.network.named_parameters()):
+            parameter.data.copy_(state[f"weights.{name}"].view(parameter.shape))
+            # Fused Adam walks the memory of parameter and moments in step: same layout needed.
+            moments[index] = {"step": state[f"step.{name}"].view(())} | {
+                key: torch.empty_like(parameter.data).copy_(
+                    state[f"{key}.{name}"].view(parameter.shape)
+                )
+                for key in ("exp_avg", "exp_avg_sq")
+            }
+        saved = self.optimizer.state_dict()
+        saved["state"] = moments if self.step else {}
+        self.optimizer.load_state_dict(saved)
+
+    def checkpoint(self, with_state: bool = True) -> Checkpoint:
+        """The averaged weights and, if asked, everything that `resume` needs."""
+        state: dict[str, Tensor] = {}
+        if with_state:
+            state["generator"] = self.generator.get_state()
+            for name, parameter in self.network.named_parameters():
+                state[f"weights.{name}"] = parameter.detach().clone()
+                moments = self.optimizer.state.get(parameter, {})
+                for key in ("exp_avg", "exp_avg_sq", "step"):
+                    blank = torch.zeros(()) if key == "step" else torch.zeros_like(parameter)
+                    state[f"{key}.{name}"] = moments.get(key, blank).detach().clone()
+        notes = self.notes | {
+            "training": asdict(self.config),
+            "progress": {"step": self.step, "seconds": self.seconds},
+        }
+        weights = {k: v.clone() for k, v in self.ema.items()}
+        return Checkpoint(self.model, weights, notes=notes, training=state)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, by steps or by minutes."""
+        if self.config.steps:
+            return min(1.0, self.step / self.config.steps)
+        return min(1.0, self.seconds / (60 * self.config.minutes))
+
+    def learning_rate(self) -> float:
+        """Warm-up, plateau, cosine decay to `final`."""
+        c = self.config
+        rate = c.learning_rate * min(1.0, (self.step + 1) / max(1, c.warmup_steps))
+        if c.decay and self.progress > 1 - c.decay:
+            x = (self.progress - (1 - c.decay)) / c.decay
+            rate *= c.final + (1 - c.final) * 0.5 * (1 + math.cos(math.pi * x))
+        return rate
+
+    def images_left(self) -> int:
+        """Images still to come: exact for a run in steps, a guess for one in minutes."""
+        if self.config.steps:
+            return (self.config.steps - self.step) * self.config.batch
+        done = self.step * self.config.batch
+        return round(done / self.progress * (1 - self.progress)) if done else 0
+
+    def run(self, draw: DrawCrops) -> Iterator[float]:
+        """Train until `progress` is 1; yields the loss of every step."""
+        c = self.config
+        loss = TrainingLoss(self.model, c.objective, c.log_variance_weight, c.bfloat16)
+        self.network.train()
+        while self.progress < 1.0:
+            began = time.monotonic()
+            x_0 = from_uint8(draw(self.config.batch, self.generator))
+            value = self._update(loss, x_0)
+            self.seconds += time.monotonic() - began
+            self.images_here += self.config.batch
+            yield value
+
+    def _update(self, loss: TrainingLoss, x_0: Tensor) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        value = self._forward(loss, x_0)
+        self.optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        pairs = dict(self.network.named_parameters())
+        torch._foreach_lerp_(
+            [self.ema[k] for k in pairs], [p.data for p in pairs.values()], 1 - decay
+        )
+        return float(value.detach())
+
+    def _forward(self, loss: TrainingLoss, x_0: Tensor) -> Tensor:
+        """Dropout draws from the global generator: seed it per step, and put it back."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash_seed(self.config.seed, self.step))
+            return loss(self.network, x_0, self.generator)
+
+
+def hash_seed(seed: int, step: int) -> int:
+    """A seed for one step of a run, the same on every machine."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+
+@dataclass
+class TrainingLog:
+    """A row every few steps: step, seconds, images a second, learning rate, loss, validation."""
+
+    rows: list[Any] = field(default_factory=list)
+    loss: float = math.nan
+
+    @staticmethod
+    def read(path: Path, step: int) -> "TrainingLog":
+        """The log of a run that is resumed at `step`; empty if there is none."""
+        try:
+            rows = pd.read_csv(path)
+        except (OSError, ValueError):
+            return TrainingLog()
+        return TrainingLog(rows[rows["step"] <= step].to_dict("records"))
+
+    def add(self, trainer: Trainer, loss: float) -> None:
+        """Average `loss` over about 200 steps and note it every 50."""
+        self.loss = loss if math.isnan(self.loss) else self.loss + 0.005 * (loss - self.loss)
+        if trainer.step % _LOG_EVERY == 0:
+            self.rows.append(self._row(trainer))
+
+    def validated(self, trainer: Trainer, bpd: float) -> None:
+        """Note a validation in bits/dim."""
+        self.rows.append(self._row(trainer) | {"validation_bpd": bpd})
+
+    def _row(self, trainer: Trainer) -> dict[str, float]:
+        return {
+            "step": trainer.step,
+            "seconds": round(trainer.seconds, 3),
+            "images_per_second": trainer.step * trainer.config.batch / max(trainer.seconds, 1e-9),
+            "learning_rate": trainer.learning_rate(),
+            "loss": self.loss,
+            "validation_bpd": math.nan,
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the rows as CSV, atomically."""
+        write_text(path, pd.DataFrame(self.rows).to_csv(index=False))
+
+
+def bfloat16_is_faster() -> bool:
+    """Whether a convolution of the usual shape runs faster in bfloat16 on this machine."""
+    return _convolution_seconds(torch.bfloat16) < _convolution_seconds(torch.float32)
+
+
+def _convolution_seconds(dtype: torch.dtype) -> float:
+    x = torch.zeros(64, 64, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
+    layer = nn.Conv2d(64, 64, 3, padding=1, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    seconds = []
+    with torch.no_grad():
+        for _ in range(5):
+            began = time.perf_counter()
+            layer(x)
+            seconds.append(time.perf_counter() - began)
+    return min(seconds)
