@@ -1,0 +1,37 @@
+"""The command line: parse, call the public API, map errors to exit statuses."""
+
+import click
+
+import ddpm_codec
+from ddpm_codec.cli import demo, generate, measure, train
+from ddpm_codec.errors import DdpmCodecError
+
+
+class _Commands(click.Group):
+    """Maps `DdpmCodecError` to one line on standard error and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except DdpmCodecError as error:
+            if ctx.params["debug"]:
+                raise
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(ddpm_codec.__version__, prog_name="ddpm-codec")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def main(debug: bool) -> None:
+    """Codelengths, rate-distortion curves and progressive coding with diffusion models."""
+
+
+for _command in (
+    demo.demo,
+    train.train,
+    train.calibrate_command,
+    measure.nll,
+    measure.rd_curve,
+    generate.sample,
+):
+    main.add_command(_command)

@@ -1,0 +1,79 @@
+"""What the commands share: options, progress bars, loading, JSON."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from tqdm import tqdm
+
+from ddpm_codec import checkpoint
+from ddpm_codec.checkpoint import Checkpoint
+from ddpm_codec.files import write_text
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FilePath = click.Path(path_type=Path)
+
+
+def ckpt_option(command: Command) -> Command:
+    """--ckpt, the bundled checkpoint by default."""
+    return click.option("--ckpt", type=FilePath, help="Checkpoint [default: the bundled one].")(
+        command
+    )
+
+
+def data_options(command: Command) -> Command:
+    """--data, --limit and --crop: which images."""
+    for option in (
+        click.option("--crop", type=click.IntRange(1), help="Cut the centred N x N of each image."),
+        click.option("--limit", type=click.IntRange(1), help="Use only the first N images."),
+        click.option(
+            "--data",
+            default="sample",
+            show_default=True,
+            help="A folder of images, an .npz with x uint8 (N,H,W,3), or `sample`.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def seed_option(command: Command) -> Command:
+    """--seed of the private random numbers."""
+    return click.option("--seed", default=0, show_default=True, help="Seed of the random numbers.")(
+        command
+    )
+
+
+def load_checkpoint(ckpt: Path | None) -> Checkpoint:
+    """The checkpoint at `ckpt`, or the one in the package."""
+    if ckpt is not None:
+        return checkpoint.load(ckpt)
+    bundled = resources.files("ddpm_codec") / "assets" / "small.safetensors"
+    with resources.as_file(bundled) as path:
+        return checkpoint.load(path)
+
+
+@contextmanager
+def progress_bar(title: str, unit: str) -> Iterator["tqdm[Any]"]:
+    """A bar on standard error, on a terminal only."""
+    with tqdm(desc=title, unit=unit, disable=None, leave=False, dynamic_ncols=True) as bar:
+        yield bar
+
+
+def reset_total(bar: "tqdm[Any]") -> Callable[[int], None]:
+    """A callback that tells `bar` how much there is to do."""
+
+    def on_start(total: int) -> None:
+        bar.reset(total)
+
+    return on_start
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as JSON, atomically; NaN is no JSON and an error here."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

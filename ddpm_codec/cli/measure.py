@@ -1,0 +1,197 @@
+"""`nll` and `rd-curve`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import pandas as pd
+import torch
+
+from ddpm_codec.bound import Bound, evaluate_bound
+from ddpm_codec.checkpoint import Checkpoint
+from ddpm_codec.cli.common import (
+    FilePath,
+    ckpt_option,
+    data_options,
+    load_checkpoint,
+    progress_bar,
+    reset_total,
+    seed_option,
+    write_json,
+)
+from ddpm_codec.data import load_batch
+from ddpm_codec.errors import ConfigError
+from ddpm_codec.files import check_writable, make_folder, write_text
+from ddpm_codec.plots import plot_bound, plot_rate_distortion
+from ddpm_codec.rate_distortion import measure_curve, table_4
+
+_TABLE_ROWS = 12
+
+
+class _Timesteps(click.ParamType):  # type: ignore[type-arg]
+    """A positive number or `all`."""
+
+    name = "K|all"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["all"]:
+        if value == "all":
+            return "all"
+        return int(click.IntRange(1).convert(value, param, ctx))
+
+
+def variance_option(command: Any) -> Any:
+    """--variance of the reverse process."""
+    return click.option(
+        "--variance",
+        type=click.Choice(["beta", "beta_tilde", "calibrated"]),
+        help="Reverse variance [default: calibrated where the checkpoint is].",
+    )(command)
+
+
+@click.command()
+@ckpt_option
+@data_options
+@click.option(
+    "--timesteps",
+    type=_Timesteps(),
+    default=100,
+    show_default=True,
+    help="Network calls an image to estimate the T-step bound with, or `all`.",
+)
+@click.option("--steps", type=click.IntRange(2), help="The bound of a chain of K steps instead.")
+@variance_option
+@seed_option
+@click.option("--json", "json_file", type=FilePath, help="Write the numbers as JSON.")
+@click.option("--plot", type=FilePath, help="Write the per-timestep plot as PNG.")
+def nll(
+    ckpt: Path | None,
+    data: str,
+    limit: int | None,
+    crop: int | None,
+    timesteps: int | Literal["all"],
+    steps: int | None,
+    variance: Any,
+    seed: int,
+    json_file: Path | None,
+    plot: Path | None,
+) -> None:
+    """The variational bound in bits/dim: L_T, every L_{t-1}, L_0 and their sum."""
+    for path in (json_file, plot):
+        if path is not None:
+            check_writable(path)
+    source = load_checkpoint(ckpt)
+    pixels = load_batch(data, limit, crop)
+    check_sides(source, pixels)
+    model = source.model(variance)
+    generator = torch.Generator().manual_seed(seed)
+    with progress_bar("nll", "call") as bar:
+        bound = evaluate_bound(
+            model, pixels, generator, timesteps, steps, bar.update, reset_total(bar)
+        )
+    report = bound.as_json() | {"model": describe(source)}
+    if json_file is not None:
+        write_json(json_file, report)
+    if plot is not None:
+        plot_bound(bound, plot)
+    echo_bound(bound, report)
+
+
+def check_sides(source: Checkpoint, pixels: torch.Tensor) -> None:
+    """Raise ConfigError when the network can't take images of this size."""
+    height, width = pixels.shape[2:]
+    stride = source.config.unet.stride
+    if height % stride or width % stride:
+        raise ConfigError(
+            f"images of {width}x{height}: this model takes sides in multiples of {stride} "
+            "(--crop N cuts centred squares)"
+        )
+
+
+def describe(source: Checkpoint) -> dict[str, Any]:
+    """The `model` entry of the JSON reports."""
+    return {
+        "hash": source.hash,
+        "parameterization": source.config.parameterization,
+        "schedule": asdict(source.config.schedule),
+    }
+
+
+def echo_bound(bound: Bound, report: dict[str, Any]) -> None:
+    """Print the totals and a dozen rows of the per-timestep table."""
+    chain = "T-step bound" if bound.steps == bound.model.schedule.T else f"{bound.steps}-step bound"
+    calls = "every timestep" if bound.timesteps == "all" else f"{bound.timesteps} calls an image"
+    click.echo(
+        f"{chain} of {report['images']} images of {bound.dims} dimensions, {calls}, "
+        f"variance {report['variance']}\n"
+    )
+    click.echo("             bits/dim   standard error")
+    for name, note in (
+        ("total", ""), ("rate", "L_T and every L_{t-1}"), ("prior", "L_T, part of the rate"),
+        ("decoder", "L_0"),
+    ):  # fmt: skip
+        sem = report[f"{name}_bpd_sem"]
+        error = "      -" if sem is None else f"{sem:7.4f}"
+        click.echo(f"  {name:8s} {report[f'{name}_bpd']:10.5f}   {error}   {note}".rstrip())
+    rows = pd.DataFrame(report["per_timestep"])
+    if len(rows):
+        pick = sorted({round(i * (len(rows) - 1) / (_TABLE_ROWS - 1)) for i in range(_TABLE_ROWS)})
+        click.echo("\n" + rows.iloc[pick].to_string(index=False, float_format="%.5f", na_rep="-"))
+
+
+@click.command("rd-curve")
+@ckpt_option
+@data_options
+@variance_option
+@seed_option
+@click.option(
+    "--out",
+    type=FilePath,
+    default=Path("rd"),
+    show_default=True,
+    help="Folder for rd.csv, rd.json and rd.png.",
+)
+def rd_curve(
+    ckpt: Path | None,
+    data: str,
+    limit: int | None,
+    crop: int | None,
+    variance: Any,
+    seed: int,
+    out: Path,
+) -> None:
+    """Expected rate and distortion at every t: Table 4 and Figure 5 for this model."""
+    make_folder(out)
+    source = load_checkpoint(ckpt)
+    pixels = load_batch(data, limit, crop)
+    check_sides(source, pixels)
+    generator = torch.Generator().manual_seed(seed)
+    with progress_bar("rd-curve", "call") as bar:
+        bound, curve = measure_curve(
+            source.model(variance), pixels, generator, bar.update, reset_total(bar)
+        )
+    write_curve(source, bound, curve, out)
+    echo_table_4(curve)
+    click.echo(f"\n{out}/rd.csv, rd.json, rd.png")
+
+
+def write_curve(source: Checkpoint, bound: Bound, curve: pd.DataFrame, out: Path) -> None:
+    """rd.csv, rd.json and rd.png in `out`."""
+    report = bound.as_json()
+    del report["per_timestep"]
+    rows = curve.astype(object).where(curve.notna(), None).to_dict("records")
+    write_json(out / "rd.json", report | {"curve": rows, "model": describe(source)})
+    write_text(out / "rd.csv", curve.to_csv(index=False))
+    plot_rate_distortion(curve, out / "rd.png", f"this model, {len(bound.rate_nats)} images")
+
+
+def echo_table_4(curve: pd.DataFrame) -> None:
+    """Print the ten rows of Table 4."""
+    click.echo("reverse step    rate (bits/dim)         RMSE (0..255)      PSNR (dB)")
+    for row in table_4(curve).itertuples():
+        click.echo(
+            f"{row.reverse_step:12d}   {row.rate_bpd:8.5f} +- {row.rate_bpd_sem:.5f}"
+            f"   {row.rmse_255:8.4f} +- {row.rmse_255_sem:.4f}   {row.psnr_db:8.2f}"
+        )
