@@ -1,0 +1,70 @@
+"""Images a second of training and of `nll`, and the share of the time inside the network.
+
+    python benchmarks/nll_throughput.py [--ckpt C] [--calls N]
+
+Both shares are measured in one run: the network is wrapped with a clock, everything around it
+(noise, terms, decoder) is the rest.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import torch
+
+from ddpm_codec.bound import evaluate_bound
+from ddpm_codec.checkpoint import MODEL_PRESETS
+from ddpm_codec.cli.common import load_checkpoint
+from ddpm_codec.data import load_batch
+from ddpm_codec.training import TRAINING_PRESETS, Trainer, bfloat16_is_faster
+
+
+class Clocked:
+    """A denoiser that adds up the seconds spent inside."""
+
+    def __init__(self, denoiser):
+        self.denoiser, self.seconds = denoiser, 0.0
+
+    def __call__(self, x_t, t):
+        began = time.perf_counter()
+        result = self.denoiser(x_t, t)
+        self.seconds += time.perf_counter() - began
+        return result
+
+
+@click.command()
+@click.option("--ckpt", type=click.Path(path_type=Path))
+@click.option("--calls", default=50, help="Network calls an image.")
+@click.option("--steps", default=30, help="Training steps to time.")
+def main(ckpt, calls, steps):
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    model, pixels = load_checkpoint(ckpt).model(), load_batch("sample")
+    evaluate_bound(model, pixels[:8], torch.Generator(), 10)
+    for timesteps in (calls, 1):
+        clocked = Clocked(model.denoiser)
+        began = time.perf_counter()
+        bound = evaluate_bound(
+            replace(model, denoiser=clocked), pixels, torch.Generator(), timesteps
+        )
+        total = time.perf_counter() - began
+        count = len(bound.terms.nats)
+        print(
+            f"nll, {timesteps} calls an image: {count / total:.0f} calls/s, "
+            f"{len(pixels) / total:.2f} images/s, network share {clocked.seconds / total:.1%}"
+        )
+    for fast in sorted({False, bfloat16_is_faster()}):
+        config = replace(TRAINING_PRESETS["small"], steps=steps + 3, bfloat16=fast)
+        trainer = Trainer.start(MODEL_PRESETS["small"], config)
+        crops = pixels.repeat(1, 1, 1, 1)
+        run = trainer.run(lambda count, _, crops=crops: crops[:count])
+        for _ in range(3):
+            next(run)
+        began = time.perf_counter()
+        done = sum(1 for _ in run)
+        rate = done * config.batch / (time.perf_counter() - began)
+        print(f"training, {'bfloat16' if fast else 'float32'}: {rate:.0f} images/s")
+
+
+if __name__ == "__main__":
+    main()
