@@ -14,8 +14,7 @@ import click
 import torch
 
 from ddpm_codec.bound import evaluate_bound
-from ddpm_codec.checkpoint import MODEL_PRESETS
-from ddpm_codec.cli.common import load_checkpoint
+from ddpm_codec.checkpoint import MODEL_PRESETS, load, load_bundled
 from ddpm_codec.data import load_batch
 from ddpm_codec.training import TRAINING_PRESETS, Trainer, bfloat16_is_faster
 
@@ -39,7 +38,7 @@ class Clocked:
 @click.option("--steps", default=30, help="Training steps to time.")
 def main(ckpt, calls, steps):
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    model, pixels = load_checkpoint(ckpt).model(), load_batch("sample")
+    model, pixels = (load(ckpt) if ckpt else load_bundled()).model(), load_batch("sample")
     evaluate_bound(model, pixels[:8], torch.Generator(), 10)
     for timesteps in (calls, 1):
         clocked = Clocked(model.denoiser)

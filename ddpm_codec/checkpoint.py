@@ -10,6 +10,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -156,6 +157,12 @@ def load(path: Path, training: bool = False) -> Checkpoint:
             f"its header says {str(about['hash'])[:16]}"
         )
     return checkpoint
+
+
+def load_bundled() -> Checkpoint:
+    """The checkpoint that comes with the package: the `small` preset, trained and calibrated."""
+    with resources.as_file(resources.files("ddpm_codec") / "assets/small.safetensors") as path:
+        return load(path)
 
 
 def _wanted(name: str, training: bool) -> bool:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from ddpm_codec.bound import evaluate_bound
-from ddpm_codec.cli.common import load_checkpoint
+from ddpm_codec.checkpoint import load, load_bundled
 from ddpm_codec.data import load_batch
 
 
@@ -26,7 +26,7 @@ from ddpm_codec.data import load_batch
 @click.option("--out", type=click.Path(path_type=Path), default=Path("chain_length"))
 def main(ckpt, data, limit, steps, out):
     out.mkdir(parents=True, exist_ok=True)
-    source, pixels = load_checkpoint(ckpt), load_batch(data, limit)
+    source, pixels = (load(ckpt) if ckpt else load_bundled()), load_batch(data, limit)
     rows = []
     for k in map(int, steps.split(",")):
         for variance in ("beta", "beta_tilde", "calibrated"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import torch
 
-from ddpm_codec.cli.common import load_checkpoint
+from ddpm_codec.checkpoint import load, load_bundled
 from ddpm_codec.data import load_batch
 from ddpm_codec.plots import plot_rate_distortion
 from ddpm_codec.rate_distortion import TABLE_4, measure_curve, table_4
@@ -21,7 +21,7 @@ from ddpm_codec.rate_distortion import TABLE_4, measure_curve, table_4
 @click.option("--out", type=click.Path(path_type=Path), default=Path("table_4"))
 def main(ckpt, data, limit, out):
     out.mkdir(parents=True, exist_ok=True)
-    model, pixels = load_checkpoint(ckpt).model(), load_batch(data, limit)
+    model, pixels = (load(ckpt) if ckpt else load_bundled()).model(), load_batch(data, limit)
     _, curve = measure_curve(model, pixels, torch.Generator().manual_seed(0))
     paper = TABLE_4.rename(columns={"rate_bpd": "paper_rate_bpd", "rmse_255": "paper_rmse_255"})
     both = table_4(curve).merge(paper, on="reverse_step")

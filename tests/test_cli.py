@@ -142,6 +142,9 @@ def test_train_resume_calibrate_nll(run, photos, monkeypatch):
         "--out", "h.safetensors")  # fmt: skip
     assert Path("h.safetensors").stat().st_size < Path("c.safetensors").stat().st_size / 4
     run("nll", "--ckpt", "h.safetensors", "--limit", 2, "--timesteps", 5)
+    # Calibrating in place keeps the training state.
+    run("calibrate", "--ckpt", "c.safetensors", "--data", photos, "--limit", 1)
+    run(*common, "--resume", "c.safetensors", "--steps", 71)
 
 
 def test_ctrl_c_saves_first(run, photos, monkeypatch):
@@ -177,6 +180,7 @@ BAD = {
     "crop larger than the image": ["nll", "--limit", "1", "--crop", "64"],
     "uncalibrated": ["nll", "--ckpt", "plain.safetensors", "--variance", "calibrated"],
     "curve onto a file": ["rd-curve", "--out", "plain.safetensors"],
+    "calibrating the bundled checkpoint in place": ["calibrate", "--limit", "1"],
     "sample side": ["sample", "--side", "7"],
     "training on nothing": ["train", "--data", "empty", "--out", "x", "--steps", "1"],
     "training without length": ["train", "--data", "corrupt", "--out", "x"],
@@ -195,7 +199,7 @@ def test_bad_input_is_one_line_and_status_1(run, ckpt, case):
     Path("corrupt/a.png").write_bytes(b"not a picture")
     checkpoint.save(random_checkpoint(TINY), Path("plain.safetensors"))
     arguments = BAD[case]
-    if arguments[0] not in ("train", "demo") and "--ckpt" not in arguments:
+    if arguments[0] not in ("train", "demo", "calibrate") and "--ckpt" not in arguments:
         arguments = [*arguments, "--ckpt", ckpt]
     before = sorted(Path().rglob("*"))
     result = run(*arguments, status=1)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,13 +48,9 @@ def seed_option(command: Command) -> Command:
     )
 
 
-def load_checkpoint(ckpt: Path | None) -> Checkpoint:
+def load_checkpoint(ckpt: Path | None, training: bool = False) -> Checkpoint:
     """The checkpoint at `ckpt`, or the one in the package."""
-    if ckpt is not None:
-        return checkpoint.load(ckpt)
-    bundled = resources.files("ddpm_codec") / "assets" / "small.safetensors"
-    with resources.as_file(bundled) as path:
-        return checkpoint.load(path)
+    return checkpoint.load_bundled() if ckpt is None else checkpoint.load(ckpt, training)
 
 
 @contextmanager

@@ -161,25 +161,28 @@ def _save(trainer: Trainer, log: TrainingLog, out: Path) -> None:
 @click.command("calibrate")
 @ckpt_option
 @data_options
-@click.option("--out", type=FilePath, required=True, help="Checkpoint to write.")
-@click.option("--half", is_flag=True, help="Store the weights in half precision.")
+@click.option("--out", type=FilePath, help="Checkpoint to write [default: that of --ckpt].")
+@click.option("--half", is_flag=True, help="Half-precision weights, no training state: to ship.")
 @seed_option
 def calibrate_command(
     ckpt: Path | None,
     data: str,
     limit: int | None,
     crop: int | None,
-    out: Path,
+    out: Path | None,
     half: bool,
     seed: int,
 ) -> None:
-    """Measure the model's error at every t and store it, without any training state.
+    """Measure the model's error at every t and store it in the checkpoint.
 
     DATA should be photographs that the model was not trained on; a folder of photographs of
     any size gives --limit random crops of --crop pixels a side (256 of 32).
     """
+    out = out or ckpt
+    if out is None:
+        raise ConfigError("calibrating the bundled checkpoint needs --out")
     check_writable(out)
-    source = load_checkpoint(ckpt)
+    source = load_checkpoint(ckpt, training=not half)
     generator = torch.Generator().manual_seed(seed)
     if Path(data).is_dir():
         pixels = PhotoCrops(Path(data), crop or 32).draw(limit or 256, generator)
@@ -192,7 +195,6 @@ def calibrate_command(
     with progress_bar("calibrating", "call") as bar:
         bar.reset(T * len(pixels))
         source.calibration = calibrate(model, pixels, generator, progress=bar.update)
-    source.training = {}
     checkpoint.save(source, out)
     rmse = 127.5 * np.sqrt(source.calibration.x_0_mse)
     click.echo(f"{out}: {len(pixels)} crops at {T} timesteps; RMSE of x_0_hat (0..255):")
