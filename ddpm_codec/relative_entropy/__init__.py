@@ -1,0 +1,31 @@
+"""Relative entropy coders: a sample of q, sent to a receiver who knows p."""
+
+from ddpm_codec.relative_entropy.ideal import Ideal
+from ddpm_codec.relative_entropy.mrc import MinimalRandomCoding
+from ddpm_codec.relative_entropy.orc import OrderedRandomCoding
+from ddpm_codec.relative_entropy.pfr import PoissonFunctional
+from ddpm_codec.relative_entropy.protocol import (
+    Coded,
+    Gaussian,
+    Private,
+    RelativeEntropyCoder,
+    StreamCoder,
+    assemble,
+    kl_bits,
+    projection,
+)
+
+__all__ = [
+    "Coded",
+    "Gaussian",
+    "Ideal",
+    "MinimalRandomCoding",
+    "OrderedRandomCoding",
+    "PoissonFunctional",
+    "Private",
+    "RelativeEntropyCoder",
+    "StreamCoder",
+    "assemble",
+    "kl_bits",
+    "projection",
+]
