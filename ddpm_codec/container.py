@@ -1,0 +1,278 @@
+"""The stream: a header, packets without lengths, a checksum. `docs/format.md` has the layout.
+
+A packet is one step of the walk: integers under raw and static prefix codes, which a parser from
+the header's backend reads. No float takes part, so that every reader finds the same boundaries,
+without the model. `StreamReader` takes bytes as they come.
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ddpm_codec.entropy import BitReader, BitWriter
+from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, Truncated, VersionMismatch
+
+MAGIC = b"\xddp"
+VERSION = 1
+MODEL_HASH_BYTES = 4
+CRC_BYTES = 4
+MAX_SIDE = (1 << 14) - 1
+MAX_SEED = (1 << 28) - 1
+_FIXED_BYTES = len(MAGIC) + 1 + MODEL_HASH_BYTES + 3
+_LOSSLESS = 0x80
+
+ParsePacket = Callable[[int, BitReader], list[int]]
+"""(blocks of the packet before, 1 at the start; reader) to the packet's integers, one a block;
+Truncated where bits run out."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a receiver must know beforehand; 15 bytes for a 32x32 picture with seed 0.
+
+    `model`: the first 4 bytes of the checkpoint's hash. `backend`: number of the relative entropy
+    coder, 0..127. `block_bits`: its parameter. `packets`: how many follow, which makes a stream
+    complete. `lossless`: whether x_0 follows them.
+    """
+
+    model: bytes
+    width: int
+    height: int
+    backend: int
+    block_bits: int
+    packets: int
+    lossless: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError for a value that its field can't hold."""
+        if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
+            raise ConfigError(
+                f"a picture of {self.width}x{self.height}: a stream holds sides of 1 to {MAX_SIDE}"
+            )
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"seed {self.seed}: choose one from 0 to {MAX_SEED}")
+        small = {"backend": self.backend, "block bits": self.block_bits, "packets": self.packets}
+        for name, value in small.items():
+            if not 0 <= value < (128 if name == "backend" else 256):
+                raise ConfigError(f"{value} {name}: too many for the header")
+
+    @property
+    def dims(self) -> int:
+        """Dimensions of the picture, H * W * 3."""
+        return self.width * self.height * 3
+
+    def pack(self) -> bytes:
+        """The header's bytes, its own check included."""
+        self.check()
+        flags = self.backend | (_LOSSLESS if self.lossless else 0)
+        body = MAGIC + bytes([VERSION]) + self.model[:MODEL_HASH_BYTES]
+        body += bytes([flags, self.block_bits, self.packets])
+        body += b"".join(_varint(v) for v in (self.width, self.height, self.seed))
+        return body + _check16(body)
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, least significant first, the top bit set but on the last."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _read_varint(data: bytes, at: int, most_bytes: int) -> tuple[int, int] | None:
+    """(value, next position), or None where more bytes are needed."""
+    value = 0
+    for i in range(most_bytes):
+        if at + i >= len(data):
+            return None
+        value |= (data[at + i] & 0x7F) << (7 * i)
+        if data[at + i] < 0x80:
+            return value, at + i + 1
+    raise Corrupt(f"the number at byte {at} does not end: the stream is damaged")
+
+
+def _check16(body: bytes) -> bytes:
+    return (zlib.crc32(body) & 0xFFFF).to_bytes(2, "big")
+
+
+def read_header(data: bytes) -> tuple[Header, int] | None:
+    """(header, its length) from the beginning of a stream, or None where more bytes are needed.
+
+    Raises Corrupt for what is no stream or damaged, VersionMismatch for another format version.
+    """
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        raise Corrupt("not a ddpm-codec stream: it begins with other bytes")
+    if len(data) > len(MAGIC) and data[len(MAGIC)] != VERSION:
+        raise VersionMismatch(
+            f"stream format version {data[len(MAGIC)]}; this program reads version {VERSION}"
+        )
+    if len(data) < _FIXED_BYTES:
+        return None
+    at, numbers = _FIXED_BYTES, []
+    for most_bytes in (2, 2, 4):
+        number = _read_varint(data, at, most_bytes)
+        if number is None:
+            return None
+        numbers.append(number[0])
+        at = number[1]
+    if len(data) < at + 2:
+        return None
+    if data[at : at + 2] != _check16(data[:at]):
+        raise Corrupt("the header's check fails: the stream is damaged")
+    flags, block_bits, packets = data[_FIXED_BYTES - 3 : _FIXED_BYTES]
+    header = Header(
+        model=data[3 : 3 + MODEL_HASH_BYTES],
+        width=numbers[0],
+        height=numbers[1],
+        backend=flags & ~_LOSSLESS,
+        block_bits=block_bits,
+        packets=packets,
+        lossless=bool(flags & _LOSSLESS),
+        seed=numbers[2],
+    )
+    if not (header.width and header.height):
+        raise Corrupt("a picture without pixels: the stream is damaged")
+    return header, at + 2
+
+
+def finish(header: Header, packets: BitWriter, x_0: bytes = b"", pixel_crc: int = 0) -> bytes:
+    """A complete stream: header, packets, the coded x_0 with its pixels' CRC-32, CRC-32."""
+    body = header.pack() + packets.getvalue()
+    if header.lossless:
+        body += _varint(len(x_0)) + x_0 + pixel_crc.to_bytes(CRC_BYTES, "big")
+    return body + zlib.crc32(body).to_bytes(CRC_BYTES, "big")
+
+
+def size_bytes(header: Header, packet_bits: int) -> int:
+    """Length of the complete stream with that many bits of packets and no x_0."""
+    return len(header.pack()) + -(-packet_bits // 8) + CRC_BYTES
+
+
+class StreamReader:
+    """Takes a stream in pieces: `feed` returns the packets that became whole, `close` judges.
+
+    `parser` makes the packet parser once the header is known; it may raise a BitstreamError.
+    After `close`, `x_0` holds the coded pixels and `pixel_crc` their check, if there are any.
+    """
+
+    def __init__(self, parser: Callable[[Header], ParsePacket]) -> None:
+        self.header: Header | None = None
+        self.packet_ends: list[int] = []
+        self.x_0: bytes | None = None
+        self.pixel_crc: int | None = None
+        self.fed_bytes = 0
+        self._parser = parser
+        self._parse: ParsePacket | None = None
+        self._data = bytearray()
+        self._header_bytes = 0
+        self._bits = 0
+        self._blocks = 1
+
+    def feed(self, data: bytes) -> list[list[int]]:
+        """The packets that `data` completes. Raises Corrupt as soon as damage shows."""
+        self._data += data
+        self.fed_bytes += len(data)
+        if self.header is None:
+            found = read_header(bytes(self._data))
+            if found is None:
+                return []
+            self.header, self._header_bytes = found
+            self._parse = self._parser(self.header)
+        packets = []
+        reader = BitReader(bytes(self._data[self._header_bytes :]))
+        reader.read(self._bits)
+        while len(self.packet_ends) < self.header.packets and self._parse is not None:
+            try:
+                packets.append(self._parse(self._blocks, reader))
+            except Truncated:
+                break
+            self._blocks = len(packets[-1])
+            self._bits = reader.position
+            self.packet_ends.append(self._bits)
+        limit = self._end_of_packets() + 4 + 4 * self.header.dims + 64
+        if len(self.packet_ends) == self.header.packets and len(self._data) > limit:
+            raise Corrupt(f"bytes after the end of the stream at byte {self._end_of_packets()}")
+        return packets
+
+    def _end_of_packets(self) -> int:
+        return self._header_bytes + -(-self._bits // 8)
+
+    def close(self) -> None:
+        """Raise Truncated where the stream is not complete, Corrupt where its checks fail."""
+        data, at = bytes(self._data), self._end_of_packets()
+        if self.header is None or len(self.packet_ends) < self.header.packets:
+            raise self._truncated()
+        padding = 8 * (at - self._header_bytes) - self._bits
+        if padding and data[at - 1] & ((1 << padding) - 1):
+            raise Corrupt(f"the padding before byte {at} is not zero: the stream is damaged")
+        if self.header.lossless:
+            length = _read_varint(data, at, 5)
+            if length is None:
+                raise self._truncated()
+            end = length[1] + length[0]
+            if len(data) < end + 2 * CRC_BYTES:
+                raise self._truncated()
+            self.x_0 = data[length[1] : end]
+            self.pixel_crc = int.from_bytes(data[end : end + CRC_BYTES], "big")
+            at = end + CRC_BYTES
+        if len(data) < at + CRC_BYTES:
+            raise self._truncated()
+        if len(data) > at + CRC_BYTES:
+            raise Corrupt(f"{len(data) - at - CRC_BYTES} bytes after the end of the stream")
+        if int.from_bytes(data[at:], "big") != zlib.crc32(data[:at]):
+            raise Corrupt("the stream's checksum fails: it is damaged")
+
+    def _truncated(self) -> Truncated:
+        done = len(self.packet_ends)
+        of = "" if self.header is None else f" of {self.header.packets}"
+        return Truncated(
+            f"the stream ends at byte {self.fed_bytes}, after {done}{of} packets; "
+            "what was decoded so far is the best picture it holds"
+        )
+
+
+def read_stream(
+    data: bytes, parser: Callable[[Header], ParsePacket]
+) -> tuple[StreamReader, list[list[int]], BitstreamError | None]:
+    """A whole stream at once: the reader, its packets, and Truncated if it was cut.
+
+    Raises any other BitstreamError.
+    """
+    reader = StreamReader(parser)
+    packets = reader.feed(data)
+    try:
+        reader.close()
+    except Truncated as error:
+        if reader.header is None:
+            raise
+        return reader, packets, error
+    return reader, packets, None
+
+
+def truncate(data: bytes, max_bytes: int, parser: Callable[[Header], ParsePacket]) -> bytes:
+    """The longest stream of at most `max_bytes` that is a prefix of packets, properly ended.
+
+    Needs no model. Raises a BitstreamError unless `data` is complete, ConfigError if not even
+    the header fits.
+    """
+    reader = StreamReader(parser)
+    reader.feed(data)
+    reader.close()
+    assert reader.header is not None
+    if len(data) <= max_bytes:
+        return data
+    shorter = replace(reader.header, lossless=False)
+    ends = [0, *reader.packet_ends]
+    fitting = [n for n, bits in enumerate(ends) if size_bytes(shorter, bits) <= max_bytes]
+    if not fitting:
+        raise ConfigError(
+            f"--max-bytes {max_bytes}: the shortest stream has {size_bytes(shorter, 0)} bytes"
+        )
+    start, bits = len(reader.header.pack()), ends[fitting[-1]]
+    writer, source = BitWriter(), BitReader(data[start:])
+    while writer.bits < bits:
+        piece = min(4096, bits - writer.bits)
+        writer.write(source.read(piece), piece)
+    return finish(replace(shorter, packets=fitting[-1]), writer)
