@@ -23,13 +23,14 @@ from torch import Tensor
 from ddpm_codec.diffusion import Calibration, DiffusionModel, VarianceRule
 from ddpm_codec.errors import CheckpointError, ConfigError
 from ddpm_codec.files import atomic
-from ddpm_codec.schedule import Parameterization, Schedule, ScheduleConfig
+from ddpm_codec.schedule import Parameterization, Plan, Schedule, ScheduleConfig
 from ddpm_codec.unet import PRESETS, UNet, UNetConfig
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 1 << 24
 _KEY = "ddpm_codec"
 _SNR_LEVELS_PER_NAT = 25.0
+_MOST_PLANNED = 256
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ MODEL_PRESETS = {
 
 @dataclass
 class Checkpoint:
-    """A model at rest: configuration, weights, calibration, notes and training state.
+    """A model at rest: configuration, weights, calibration, plan, notes, training state.
 
     `notes` is free JSON for a model card; `training` are the tensors of `training.*`.
     """
@@ -62,6 +63,7 @@ class Checkpoint:
     config: ModelConfig
     weights: dict[str, Tensor]
     calibration: Calibration | None = None
+    plan: Plan | None = None
     notes: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Tensor] = field(default_factory=dict)
 
@@ -84,13 +86,23 @@ class Checkpoint:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over what decoding needs: configuration, weights and calibration."""
+        """SHA-256 over what decoding needs: configuration, weights, calibration and plan."""
         digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
-        tensors = {**self.weights, **_calibration_tensors(self.calibration)}
+        tensors = {**self.weights, **self._tables()}
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def _tables(self) -> dict[str, Tensor]:
+        """The tensors of the calibration and of the plan, under their names in the file."""
+        groups = {"calibration": self.calibration, "plan": self.plan}
+        return {
+            f"{group}.{name}": torch.from_numpy(table)
+            for group, tables in groups.items()
+            if tables is not None
+            for name, table in asdict(tables).items()
+        }
 
 
 def build_network(config: ModelConfig) -> UNet:
@@ -104,16 +116,10 @@ def build_network(config: ModelConfig) -> UNet:
     return UNet(config.unet, torch.from_numpy(level))
 
 
-def _calibration_tensors(calibration: Calibration | None) -> dict[str, Tensor]:
-    if calibration is None:
-        return {}
-    return {f"calibration.{k}": torch.from_numpy(v) for k, v in asdict(calibration).items()}
-
-
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Write one file, whole or not at all. Raises DataError when that can't be done."""
     tensors = {f"model.{k}": v.contiguous() for k, v in checkpoint.weights.items()}
-    tensors |= _calibration_tensors(checkpoint.calibration)
+    tensors |= checkpoint._tables()
     tensors |= {f"training.{k}": v.contiguous() for k, v in checkpoint.training.items()}
     about = {
         "format": FORMAT_VERSION,
@@ -148,6 +154,7 @@ def load(path: Path, training: bool = False) -> Checkpoint:
         config=config,
         weights=_group(tensors, "model."),
         calibration=_calibration(path, _group(tensors, "calibration."), config.schedule.T),
+        plan=_plan(path, _group(tensors, "plan."), config.schedule.T),
         notes=about["notes"],
         training=_group(tensors, "training."),
     )
@@ -252,3 +259,15 @@ def _calibration(path: Path, tensors: dict[str, Tensor], T: int) -> Calibration 
         if not good or not bool((torch.isfinite(table) & (table >= 0)).all()):
             raise CheckpointError(f"{path}: calibration.{name} is damaged")
     return Calibration(**{k: v.numpy() for k, v in tensors.items()})
+
+
+def _plan(path: Path, tensors: dict[str, Tensor], T: int) -> Plan | None:
+    if not tensors:
+        return None
+    if sorted(tensors) != sorted(f.name for f in fields(Plan)):
+        raise CheckpointError(f"{path}: its plan has other tables than this version's")
+    t = tensors["timesteps"].numpy()
+    falling = t.dtype == np.int64 and t.ndim == 1 and bool(np.all(np.diff(t) < 0))
+    if not falling or not 2 <= len(t) <= _MOST_PLANNED or t[0] != T or t[-1] != 1:
+        raise CheckpointError(f"{path}: its plan is damaged")
+    return Plan(t)

@@ -72,6 +72,25 @@ def plot_rate_distortion(curve: pd.DataFrame, path: Path, label: str) -> None:
     _write(figure, path)
 
 
+def plot_realised(expected: pd.DataFrame, realised: dict[str, pd.DataFrame], path: Path) -> None:
+    """PSNR of x_0_hat against bits/dim: every coder's walk, and the T-step expectation."""
+    figure, (low, high) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for axes in (low, high):
+        axes.plot(
+            expected["rate_bpd"], expected["psnr_db"], color="0.6", lw=3, label="T-step bound"
+        )
+        for name, curve in realised.items():
+            style = "--" if name == "ideal" else "-"
+            axes.plot(curve["rate_bpd"], curve["psnr_db"], style, marker=".", label=name)
+        axes.set(xlabel="rate (bits/dim)", ylabel="PSNR of x_0_hat (dB)")
+        axes.grid(alpha=0.3)
+    top = float(np.interp(0.6, expected["rate_bpd"], expected["psnr_db"]))
+    low.set(xlim=(0, 0.5), ylim=(None, top))
+    low.set_title("first half bit a dimension")
+    high.legend()
+    _write(figure, path)
+
+
 def plot_training(log: pd.DataFrame, path: Path) -> None:
     """Loss (smoothed over 200 steps) and validation bits/dim against minutes of training."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")

@@ -1,7 +1,8 @@
 """Rate-distortion curves: Table 4 and Figure 5 of Ho et al. 2020 for any model.
 
 Expected curve: to hold x_t costs L_T + the sum of L_{u-1} over u > t, and buys the distortion
-of x_0_hat(x_t), the root mean squared error over images and dimensions.
+of x_0_hat(x_t), the root mean squared error over images and dimensions. Realised curve: what
+walks along a plan spend and give, by the ideal coder and by real streams.
 """
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ddpm_codec.bound import Bound, Progress, evaluate_bound
+from ddpm_codec.codec import ProgressiveCodec
 from ddpm_codec.diffusion import DiffusionModel
 from ddpm_codec.schedule import Array
+from ddpm_codec.sending import send
 from ddpm_codec.units import HALF_RANGE_255, nats_to_bpd, rmse_to_psnr_db
 
 TABLE_4 = pd.DataFrame(
@@ -68,6 +71,35 @@ def table_4(curve: pd.DataFrame) -> pd.DataFrame:
     T = len(curve)
     wanted = np.unique((np.arange(10, 0, -1) * T) // 10)[::-1]
     return curve.set_index("reverse_step").loc[wanted[wanted > 0]].reset_index()
+
+
+def realised_curve(codec: ProgressiveCodec, pixels: Tensor, backend: str) -> pd.DataFrame:
+    """What one walk a picture costs and gives, pictures (N,3,H,W) uint8.
+
+    A row per timestep of the plan below T. Columns t; rate_bpd: bits really spent until then,
+    header and side information included (of the ideal coder: the KL of its walk); kl_bpd: the
+    KL of the walk; psnr_db: of the mean squared error over pictures of x_0_hat(x_t), rounded to
+    8 bits; and the standard errors rate_bpd_sem and psnr_db_sem.
+    """
+    ledgers = [sent.ledger for sent in send(codec, pixels, None, backend)]
+    dims = pixels[0].numel()
+    spent = np.array([[s.spent_bits + s.side_bits for s in ledger.steps] for ledger in ledgers])
+    header = np.array([[ledger.header_bits] for ledger in ledgers])
+    rate = (header + np.cumsum(spent, axis=1)) / dims
+    kl = np.cumsum([[s.kl_bits for s in ledger.steps] for ledger in ledgers], axis=1) / dims
+    psnr = [[np.inf if s.psnr_db is None else s.psnr_db for s in x.steps] for x in ledgers]
+    mse = 255.0**2 / 10 ** (np.array(psnr) / 10)
+    mean = mse.mean(axis=0)
+    return pd.DataFrame(
+        {
+            "t": codec.plan.timesteps[1:],
+            "rate_bpd": rate.mean(axis=0),
+            "rate_bpd_sem": _standard_errors(rate),
+            "kl_bpd": kl.mean(axis=0),
+            "psnr_db": rmse_to_psnr_db(np.sqrt(mean)),
+            "psnr_db_sem": 10 / np.log(10) * _standard_errors(mse) / mean,
+        }
+    )
 
 
 def measure_curve(

@@ -64,6 +64,18 @@ class ScheduleConfig:
             )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a walk: `timesteps` (n+1,) integers, T = t_0 > ... > t_n = 1."""
+
+    timesteps: Indices
+
+    @property
+    def steps(self) -> int:
+        """n, the number of steps."""
+        return len(self.timesteps) - 1
+
+
 class Posterior(NamedTuple):
     """q(x_s | x_t, x_0) = N(x_0_weight x_0 + x_t_weight x_t, variance I)."""
 

@@ -1,6 +1,7 @@
 """The command line's contract: JSON, CSV, exit statuses, one-line errors, no half-written files."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from ddpm_codec import checkpoint, data
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.cli import main
+from ddpm_codec.schedule import Plan
 
 from .conftest import TINY, random_checkpoint
 
@@ -35,6 +38,7 @@ def run(monkeypatch, tmp_path):
 def ckpt(tmp_path, pixels):
     source = random_checkpoint(TINY)
     source.calibration = calibrate(source.model(), pixels, torch.Generator().manual_seed(0))
+    source.plan = Plan(source.model().schedule.log_snr_grid(6))
     checkpoint.save(source, tmp_path / "tiny.safetensors")
     return tmp_path / "tiny.safetensors"
 
@@ -181,6 +185,14 @@ BAD = {
     "uncalibrated": ["nll", "--ckpt", "plain.safetensors", "--variance", "calibrated"],
     "curve onto a file": ["rd-curve", "--out", "plain.safetensors"],
     "calibrating the bundled checkpoint in place": ["calibrate", "--limit", "1"],
+    "picture of a size that does not fit": ["send", "odd.png"],
+    "send into a missing folder": ["send", "odd.png", "-o", "no/such.ddpm"],
+    "send a folder to one file": ["send", "corrupt", "-o", "plain.safetensors"],
+    "send without a plan": ["send", "odd.png", "--ckpt", "plain.safetensors"],
+    "send with two targets": ["send", "odd.png", "--lossless", "--bpd", "1"],
+    "receive a folder": ["receive", "empty"],
+    "receive onto a folder": ["receive", "odd.png", "-o", "empty"],
+    "truncate a picture": ["truncate", "odd.png", "--max-bytes", "50", "-o", "t"],
     "sample side": ["sample", "--side", "7"],
     "training on nothing": ["train", "--data", "empty", "--out", "x", "--steps", "1"],
     "training without length": ["train", "--data", "corrupt", "--out", "x"],
@@ -197,9 +209,10 @@ def test_bad_input_is_one_line_and_status_1(run, ckpt, case):
     Path("empty").mkdir()
     Path("corrupt").mkdir()
     Path("corrupt/a.png").write_bytes(b"not a picture")
+    data.write_image(Path("odd.png"), np.zeros((7, 9, 3), np.uint8))
     checkpoint.save(random_checkpoint(TINY), Path("plain.safetensors"))
     arguments = BAD[case]
-    if arguments[0] not in ("train", "demo", "calibrate") and "--ckpt" not in arguments:
+    if arguments[0] not in ("train", "demo", "calibrate", "truncate") and "--ckpt" not in arguments:
         arguments = [*arguments, "--ckpt", ckpt]
     before = sorted(Path().rglob("*"))
     result = run(*arguments, status=1)
@@ -226,3 +239,98 @@ def test_a_real_process_prints_no_bar_into_a_pipe(ckpt):
     assert done.returncode == 0
     assert done.stderr == ""
     assert "bits/dim" in done.stdout
+
+
+@pytest.fixture
+def picture(tmp_path):
+    coarse = np.random.default_rng(5).integers(0, 256, (2, 2, 3), dtype=np.uint8)
+    smooth = Image.fromarray(coarse).resize((8, 8), Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / "p.png")
+    return np.asarray(smooth)
+
+
+def process(*arguments, threads, stdin=b""):
+    """A command in a process of its own, on so many threads."""
+    return subprocess.run(
+        [sys.executable, "-m", "ddpm_codec", *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+    )
+
+
+def test_lossless_in_separate_processes_with_other_thread_counts(ckpt, picture, tmp_path):
+    """Oracle 8, through a pipe."""
+    sent = process("send", tmp_path / "p.png", "-o", "-", "--ckpt", ckpt, "--lossless",
+                   "--ledger", tmp_path / "l.json", threads=1)  # fmt: skip
+    assert sent.returncode == 0, sent.stderr
+    assert json.loads((tmp_path / "l.json").read_text())["file_bytes"] == len(sent.stdout)
+    received = process("receive", "-", "-o", tmp_path / "q.png", "--ckpt", ckpt,
+                       threads=2, stdin=sent.stdout)  # fmt: skip
+    assert received.returncode == 0, received.stderr
+    np.testing.assert_array_equal(data.read_image(tmp_path / "q.png"), picture)
+
+
+def test_send_info_truncate_receive(run, ckpt, picture):
+    run("send", "p.png", "--ckpt", ckpt, "--backend", "mrc", "--lossless", "--ledger", "l.json")
+    run("info", "p.png.ddpm", "--json", "i.json")
+    report = json.loads(Path("i.json").read_text())
+    assert (report["width"], report["backend"], report["complete"]) == (8, "mrc", True)
+    assert report["file_bytes"] == Path("p.png.ddpm").stat().st_size
+    most = report["header_bytes"] + report["packet_end_bits"][1] // 8 + 5
+    run("truncate", "p.png.ddpm", "--max-bytes", most, "-o", "short.ddpm")
+    assert Path("short.ddpm").stat().st_size <= most
+    run("receive", "short.ddpm", "--ckpt", ckpt, "--previews", "steps")
+    assert Path("short.ddpm.png").exists()
+    steps = json.loads(Path("l.json").read_text())["steps"]
+    assert len(list(Path("steps").glob("t*.png"))) == 3
+    assert {"t", "s", "kl_bits", "spent_bits", "side_bits", "projection", "psnr_db"} == set(
+        steps[0]
+    )
+
+
+def test_send_targets(run, ckpt, picture):
+    run("send", "p.png", "--ckpt", ckpt, "--bpd", 2.5, "-o", "a.ddpm")
+    assert 8 * Path("a.ddpm").stat().st_size <= 2.5 * 192
+    run("send", "p.png", "--ckpt", ckpt, "--max-bytes", 40, "-o", "b.ddpm")
+    assert Path("b.ddpm").stat().st_size <= 40
+
+
+def test_a_folder_is_sent_in_one_batch(run, ckpt, picture):
+    Path("in").mkdir()
+    for name, view in (("a", picture), ("b", picture[::-1]), ("c", picture[:, :4])):
+        data.write_image(Path(f"in/{name}.png"), np.ascontiguousarray(view))
+    run("send", "in", "-o", "out", "--ckpt", ckpt, "--ledger", "l.json", "--backend", "mrc")
+    assert sorted(p.name for p in Path("out").iterdir()) == [f"{n}.png.ddpm" for n in "abc"]
+    assert len(json.loads(Path("l.json").read_text())) == 3
+    result = run("receive", "out/c.png.ddpm", "--ckpt", ckpt)
+    assert "4x8" in result.output
+
+
+def test_a_cut_stream_leaves_the_best_picture_and_says_so(run, ckpt, picture):
+    run("send", "p.png", "--ckpt", ckpt)
+    stream = Path("p.png.ddpm").read_bytes()
+    Path("cut.ddpm").write_bytes(stream[:-7])
+    result = run("receive", "cut.ddpm", "--ckpt", ckpt, status=1)
+    assert f"ends at byte {len(stream) - 7}" in result.stderr
+    assert data.read_image(Path("cut.ddpm.png")).shape == (8, 8, 3)
+
+
+BAD_STREAMS = {
+    "empty": (b"", "ends at byte 0"),
+    "foreign": (b"\x89PNG\r\n\x1a\n" + bytes(50), "not a ddpm-codec stream"),
+    "header only": (b"\xddp\x01\x00", "ends at byte 4"),
+    "another version": (b"\xddp\x07" + bytes(50), "version 7"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STREAMS)
+def test_what_is_no_stream_writes_nothing(run, ckpt, case):
+    content, reason = BAD_STREAMS[case]
+    Path("x.ddpm").write_bytes(content)
+    for command in (["receive", "x.ddpm", "--ckpt", ckpt], ["info", "x.ddpm"]):
+        result = run(*command, status=1)
+        assert reason in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert not Path("x.ddpm.png").exists()

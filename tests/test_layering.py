@@ -10,19 +10,26 @@ import ddpm_codec
 FLOORS = [
     {"units", "errors", "files"},
     {"schedule", "gaussian", "discretized", "bands"},
-    {"unet", "data", "container", "entropy", "shared_randomness"},
+    {"unet", "data", "container", "entropy", "pixel_code", "shared_randomness"},
     {"diffusion"},
     {"checkpoint"},
     {"bound", "objectives", "stepping", "relative_entropy"},
-    {"training", "calibration", "interop", "codec"},
+    {"training", "calibration", "interop", "ledger", "codec"},
+    {"sending", "receiving"},
     {"rate_distortion", "bits_back"},
     {"plots"},
     {"cli"},
     {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-# Within a floor, in this order: the mathematics of the discretized decoder rests on Gaussians.
-SAME_FLOOR = {("discretized", "gaussian"), ("errors", "units"), ("files", "errors")}
+# Pairs within a floor, in this order only.
+SAME_FLOOR = {
+    ("discretized", "gaussian"),
+    ("errors", "units"),
+    ("files", "errors"),
+    ("container", "entropy"),
+    ("stepping", "bound"),
+}
 ROOT = Path(ddpm_codec.__file__).parent
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p.name != "__init__.py" or p.parent != ROOT)
 

@@ -33,6 +33,7 @@ def workplace(tmp_path_factory):
         (folder / name).mkdir()
         for i, picture in enumerate(some):
             write_image(folder / name / f"{i}.png", picture.repeat(2, 0).repeat(2, 1))
+    write_image(folder / "picture.png", pictures[8])
     return folder
 
 

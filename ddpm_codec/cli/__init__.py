@@ -3,7 +3,7 @@
 import click
 
 import ddpm_codec
-from ddpm_codec.cli import demo, generate, measure, train
+from ddpm_codec.cli import coding, demo, generate, measure, train
 from ddpm_codec.errors import DdpmCodecError
 
 
@@ -33,5 +33,9 @@ for _command in (
     measure.nll,
     measure.rd_curve,
     generate.sample,
+    coding.send_command,
+    coding.receive,
+    coding.info,
+    coding.truncate_command,
 ):
     main.add_command(_command)

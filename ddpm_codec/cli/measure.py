@@ -20,13 +20,15 @@ from ddpm_codec.cli.common import (
     seed_option,
     write_json,
 )
+from ddpm_codec.codec import IDEAL, ProgressiveCodec
 from ddpm_codec.data import load_batch
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable, make_folder, write_text
-from ddpm_codec.plots import plot_bound, plot_rate_distortion
-from ddpm_codec.rate_distortion import measure_curve, table_4
+from ddpm_codec.plots import plot_bound, plot_rate_distortion, plot_realised
+from ddpm_codec.rate_distortion import measure_curve, realised_curve, table_4
 
 _TABLE_ROWS = 12
+WALKS = (IDEAL, "mrc", "orc")
 
 
 class _Timesteps(click.ParamType):  # type: ignore[type-arg]
@@ -147,6 +149,13 @@ def echo_bound(bound: Bound, report: dict[str, Any]) -> None:
 @variance_option
 @seed_option
 @click.option(
+    "--realised",
+    type=click.IntRange(0),
+    default=4,
+    show_default=True,
+    help="Images to walk by the ideal coder and by real streams as well.",
+)
+@click.option(
     "--out",
     type=FilePath,
     default=Path("rd"),
@@ -160,9 +169,13 @@ def rd_curve(
     crop: int | None,
     variance: Any,
     seed: int,
+    realised: int,
     out: Path,
 ) -> None:
-    """Expected rate and distortion at every t: Table 4 and Figure 5 for this model."""
+    """Expected rate and distortion at every t: Table 4 and Figure 5 for this model.
+
+    With --realised N also what real walks of the first N images spend and give.
+    """
     make_folder(out)
     source = load_checkpoint(ckpt)
     pixels = load_batch(data, limit, crop)
@@ -175,6 +188,13 @@ def rd_curve(
     write_curve(source, bound, curve, out)
     echo_table_4(curve)
     click.echo(f"\n{out}/rd.csv, rd.json, rd.png")
+    if realised and source.plan is not None:
+        codec = ProgressiveCodec(source)
+        walks = {name: realised_curve(codec, pixels[:realised], name) for name in WALKS}
+        table = pd.concat([walk.assign(coder=name) for name, walk in walks.items()])
+        write_text(out / "realised.csv", table.to_csv(index=False))
+        plot_realised(curve, walks, out / "realised.png")
+        click.echo(f"{out}/realised.csv, realised.png: walks of {realised} images")
 
 
 def write_curve(source: Checkpoint, bound: Bound, curve: pd.DataFrame, out: Path) -> None:

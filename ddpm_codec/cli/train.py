@@ -26,6 +26,7 @@ from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable
 from ddpm_codec.objectives import Objective
 from ddpm_codec.plots import plot_training
+from ddpm_codec.stepping import plan
 from ddpm_codec.training import TRAINING_PRESETS, Trainer, TrainingLog, bfloat16_is_faster
 
 
@@ -195,9 +196,13 @@ def calibrate_command(
     with progress_bar("calibrating", "call") as bar:
         bar.reset(T * len(pixels))
         source.calibration = calibrate(model, pixels, generator, progress=bar.update)
+    source.plan = plan(source.model("calibrated"), pixels[0].numel())
     checkpoint.save(source, out)
     rmse = 127.5 * np.sqrt(source.calibration.x_0_mse)
-    click.echo(f"{out}: {len(pixels)} crops at {T} timesteps; RMSE of x_0_hat (0..255):")
+    click.echo(
+        f"{out}: {len(pixels)} crops at {T} timesteps, a plan of {source.plan.steps} steps; "
+        "RMSE of x_0_hat (0..255):"
+    )
     for t in (1, 10, 100, T):
         if t <= T:
             click.echo(f"  t = {t:5d}: {rmse[t]:8.3f}")

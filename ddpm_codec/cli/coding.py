@@ -1,0 +1,233 @@
+"""`send`, `receive`, `info` and `truncate`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from ddpm_codec.cli.common import (
+    FilePath,
+    ckpt_option,
+    load_checkpoint,
+    progress_bar,
+    seed_option,
+    write_json,
+)
+from ddpm_codec.codec import BACKENDS, ProgressiveCodec, packet_parser
+from ddpm_codec.container import read_stream, truncate
+from ddpm_codec.data import list_images, read_image, write_image
+from ddpm_codec.errors import ConfigError, DataError, Truncated
+from ddpm_codec.files import atomic, check_writable, make_folder
+from ddpm_codec.receiving import Receiver
+from ddpm_codec.sending import Sent, Target, send
+
+SUFFIX = ".ddpm"
+_PIECE = 1 << 12
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a stream to a file, atomically, or to standard output for `-`."""
+    if str(path) == "-":
+        sys.stdout.buffer.write(data)
+        return
+    with atomic(path) as partial:
+        partial.write_bytes(data)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file, or standard input for `-`. DataError when it can't be read."""
+    if str(path) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+
+
+@click.command("send")
+@click.argument("image", type=FilePath)
+@click.option(
+    "-o",
+    "--out",
+    type=FilePath,
+    help="Stream to write, - for standard output [default: IMAGE.ddpm]; for a folder of "
+    "images, the folder to write into.",
+)
+@ckpt_option
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="orc",
+    show_default=True,
+    help="Relative entropy coder.",
+)
+@click.option("--block-bits", type=click.IntRange(1, 24), help="Bits of a block's search.")
+@click.option("--lossless", is_flag=True, help="Send x_0 as well.")
+@click.option("--max-bytes", type=click.IntRange(1), help="Stop before the file grows longer.")
+@click.option("--bpd", type=click.FloatRange(0, min_open=True), help="The same in bits/dim.")
+@click.option("--psnr", type=float, help="Stop at this PSNR in dB.")
+@seed_option
+@click.option("--ledger", type=FilePath, help="Write where the bits went, as JSON.")
+def send_command(
+    image: Path,
+    out: Path | None,
+    ckpt: Path | None,
+    backend: str,
+    block_bits: int | None,
+    lossless: bool,
+    max_bytes: int | None,
+    bpd: float | None,
+    psnr: float | None,
+    seed: int,
+    ledger: Path | None,
+) -> None:
+    """Send IMAGE to a file, coarse to fine (Algorithm 3). A folder is sent picture by picture."""
+    paths = list_images(image) if image.is_dir() else [image]
+    if image.is_dir() and (out is None or str(out) == "-"):
+        raise ConfigError(f"{image}: a folder of images needs -o with a folder to write into")
+    if max_bytes is not None and bpd is not None:
+        raise ConfigError("choose one of --lossless, --max-bytes, --bpd and --psnr")
+    outs = _outputs(image, out, paths, ledger)
+    codec = ProgressiveCodec(load_checkpoint(ckpt))
+    groups: dict[tuple[int, ...], list[int]] = {}
+    pictures = [torch.from_numpy(read_image(p).copy()).permute(2, 0, 1).contiguous() for p in paths]
+    for index, picture in enumerate(pictures):
+        groups.setdefault(tuple(picture.shape), []).append(index)
+    sent: dict[int, Sent] = {}
+    with progress_bar("sending", "packet") as bar:
+        bar.reset(len(paths) * codec.plan.steps)
+        for shape, indices in groups.items():
+            dims = shape[0] * shape[1] * shape[2]
+            limit = max_bytes if bpd is None else int(bpd * dims / 8)
+            target = Target(limit, psnr, lossless)
+            batch = torch.stack([pictures[i] for i in indices])
+            results = send(codec, batch, target, backend, block_bits, seed, bar.update)
+            sent |= dict(zip(indices, results, strict=True))
+    for index, path in enumerate(outs):
+        write_bytes(path, sent[index].stream)
+    reports = [sent[i].ledger.as_json() for i in range(len(paths))]
+    if ledger is not None:
+        write_json(ledger, reports if image.is_dir() else reports[0])
+    if str(outs[0]) != "-":
+        _echo_sent(paths, outs, reports)
+
+
+def _outputs(image: Path, out: Path | None, paths: list[Path], ledger: Path | None) -> list[Path]:
+    """Where each stream goes, checked before any work is done."""
+    if image.is_dir() and out is not None:
+        make_folder(out)
+        outs = [out / (path.name + SUFFIX) for path in paths]
+    else:
+        outs = [out or image.with_name(image.name + SUFFIX)]
+    for path in [*outs, *([ledger] if ledger else [])]:
+        if str(path) != "-":
+            check_writable(path)
+    return outs
+
+
+def _echo_sent(paths: list[Path], outs: list[Path], reports: list[dict[str, Any]]) -> None:
+    for path, out, report in zip(paths, outs, reports, strict=True):
+        psnr = report["steps"][-1]["psnr_db"] if report["steps"] else None
+        quality = "lossless" if report["decoder_bits"] else f"{psnr or float('nan'):.2f} dB"
+        overhead = report["overhead"]
+        click.echo(
+            f"{path} -> {out}: {report['file_bytes']} bytes, {report['bpd']:.3f} bits/dim, "
+            f"{len(report['steps'])} packets, {quality}"
+            + ("" if overhead is None else f", {overhead:+.1%} over the KL of its walk")
+        )
+
+
+@click.command()
+@click.argument("stream", type=FilePath)
+@click.option("-o", "--out", type=FilePath, help="PNG to write [default: STREAM.png].")
+@ckpt_option
+@click.option("--previews", type=FilePath, help="Folder for the picture after every packet.")
+def receive(stream: Path, out: Path | None, ckpt: Path | None, previews: Path | None) -> None:
+    """Receive a picture from STREAM, a file or - for standard input (Algorithm 4).
+
+    A stream that was cut leaves the best picture it holds, says so, and exits with status 1.
+    """
+    if out is None:
+        if str(stream) == "-":
+            raise ConfigError("reading from standard input needs -o")
+        out = stream.with_name(stream.name + ".png")
+    check_writable(out)
+    data = None if str(stream) == "-" else read_bytes(stream)
+    if previews is not None:
+        make_folder(previews)
+    receiver = Receiver(ProgressiveCodec(load_checkpoint(ckpt)))
+    with progress_bar("receiving", "packet") as bar:
+        for piece in _pieces(data):
+            for t, picture in receiver.feed(piece):
+                bar.update(1)
+                if previews is not None:
+                    _write_picture(previews / f"t{t:04d}.png", picture)
+    try:
+        picture = receiver.close()
+    except Truncated:
+        if receiver.picture is not None:
+            _write_picture(out, receiver.picture)
+        raise
+    _write_picture(out, picture)
+    click.echo(f"{stream} -> {out}: {picture.shape[2]}x{picture.shape[1]}")
+
+
+def _pieces(data: bytes | None) -> Any:
+    if data is not None:
+        yield data
+        return
+    while piece := sys.stdin.buffer.read(_PIECE):
+        yield piece
+
+
+def _write_picture(path: Path, picture: torch.Tensor) -> None:
+    write_image(path, picture.permute(1, 2, 0).contiguous().numpy())
+
+
+@click.command()
+@click.argument("stream", type=FilePath)
+@click.option("--json", "json_file", type=FilePath, help="Write it as JSON.")
+def info(stream: Path, json_file: Path | None) -> None:
+    """Describe a stream: picture, packets, bytes. Needs no model."""
+    if json_file is not None:
+        check_writable(json_file)
+    data = read_bytes(stream)
+    reader, _, cut = read_stream(data, packet_parser)
+    header = reader.header
+    assert header is not None
+    report = {
+        "file_bytes": len(data),
+        "complete": cut is None,
+        "width": header.width,
+        "height": header.height,
+        "model": header.model.hex(),
+        "backend": BACKENDS[header.backend],
+        "block_bits": header.block_bits,
+        "seed": header.seed,
+        "lossless": header.lossless,
+        "packets": header.packets,
+        "packets_present": len(reader.packet_ends),
+        "header_bytes": len(header.pack()),
+        "packet_end_bits": reader.packet_ends,
+        "x_0_bytes": None if reader.x_0 is None else len(reader.x_0),
+    }
+    if json_file is not None:
+        write_json(json_file, report)
+    for name, value in report.items():
+        click.echo(f"{name:16s} {value}")
+
+
+@click.command("truncate")
+@click.argument("stream", type=FilePath)
+@click.option("--max-bytes", type=click.IntRange(1), required=True)
+@click.option("-o", "--out", type=FilePath, required=True, help="Stream to write, - for output.")
+def truncate_command(stream: Path, max_bytes: int, out: Path) -> None:
+    """Cut a stream at a packet boundary and end it properly. Needs no model."""
+    if str(out) != "-":
+        check_writable(out)
+    shorter = truncate(read_bytes(stream), max_bytes, packet_parser)
+    write_bytes(out, shorter)
+    if str(out) != "-":
+        click.echo(f"{stream} -> {out}: {len(shorter)} bytes")

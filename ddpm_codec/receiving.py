@@ -1,0 +1,99 @@
+"""Algorithm 4: a picture received, coarse to fine, from bytes as they come."""
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_codec.codec import (
+    ProgressiveCodec,
+    decoder_row,
+    gaussian_row,
+    one_thread,
+    packet_parser,
+    pixel_parameters,
+)
+from ddpm_codec.container import VERSION, Header, ParsePacket, StreamReader
+from ddpm_codec.diffusion import ReverseStep, Walk
+from ddpm_codec.errors import Corrupt, ModelMismatch, Truncated
+from ddpm_codec.pixel_code import decode_pixels
+from ddpm_codec.relative_entropy import assemble
+from ddpm_codec.shared_randomness import SharedRandomness
+from ddpm_codec.units import to_uint8
+
+
+class Receiver:
+    """Algorithm 4: `feed` it bytes, it yields pictures; `close` says whether that was all."""
+
+    def __init__(self, codec: ProgressiveCodec) -> None:
+        self.codec = codec
+        self.reader = StreamReader(self._parser)
+        self.picture: Tensor | None = None
+        self._number = 0
+        self._walk: Walk | None = None
+        self._step: ReverseStep | None = None
+
+    def _parser(self, header: Header) -> ParsePacket:
+        if header.model != self.codec.hash:
+            raise ModelMismatch(
+                f"sent with model {header.model.hex()}, but this is model {self.codec.hash.hex()}: "
+                "give the other checkpoint with --ckpt"
+            )
+        self.codec.check_size(header)
+        if header.packets > self.codec.plan.steps:
+            raise Corrupt(f"{header.packets} packets, but the plan has {self.codec.plan.steps}")
+        return packet_parser(header)
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, Tensor]]:
+        """(t, (3,H,W) uint8 x_0_hat(x_t)) for every packet that became whole."""
+        packets = self.reader.feed(data)
+        header = self.reader.header
+        if header is None:
+            return
+        with one_thread(header.lossless):
+            if self._step is None:
+                self._walk, self._step = self.codec.start(self.codec.prior_sample(header))
+                yield self._show()
+            for indices in packets:
+                self._advance(header, indices)
+                yield self._show()
+
+    def _show(self) -> tuple[int, Tensor]:
+        assert self._step is not None
+        self.picture = to_uint8(self._step.x_0_hat[0])
+        return int(self._step.t[0]), self.picture
+
+    def _advance(self, header: Header, indices: list[int]) -> None:
+        assert self._walk is not None
+        assert self._step is not None
+        s = torch.tensor([int(self.codec.plan.timesteps[self._number + 1])])
+        p = gaussian_row(self._step.p(s), 0)
+        shared = SharedRandomness(header.seed, VERSION)
+        sample = assemble(p, shared, self._number, indices)
+        x_s = torch.from_numpy(sample).float().view_as(self._step.x_t)
+        self._step = self._walk.send((s, x_s))
+        self._number += 1
+
+    def close(self) -> Tensor:
+        """(3,H,W) uint8 the picture; x_0 itself where it was sent.
+
+        Raises Truncated for a cut stream (`picture` then holds the best one), Corrupt for damage.
+        """
+        self.reader.close()
+        header = self.reader.header
+        if header is None or self._step is None or self.picture is None:
+            raise Truncated("the stream ends before its header does")
+        if header.lossless and self.reader.x_0 is not None:
+            if self._number < self.codec.plan.steps:
+                raise Corrupt("x_0 follows a walk that does not reach t = 1: the stream is damaged")
+            mean, std = pixel_parameters(decoder_row(self._step, 0))
+            pixels = decode_pixels(self.reader.x_0, mean, std).astype(np.uint8)
+            if zlib.crc32(pixels.tobytes()) != self.reader.pixel_crc:
+                raise Corrupt(
+                    "the decoded pixels fail their checksum: this machine's network disagrees with "
+                    "the sender's"
+                )
+            self.picture = torch.from_numpy(pixels).view_as(self.picture)
+        return self.picture

@@ -1,0 +1,229 @@
+"""Algorithm 3: pictures sent, in batches, each to its own target."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_codec.codec import (
+    IDEAL_NUMBER,
+    ProgressiveCodec,
+    decoder_row,
+    gaussian_row,
+    make_coder,
+    one_thread,
+    pixel_parameters,
+)
+from ddpm_codec.container import CRC_BYTES, VERSION, Header, finish, size_bytes
+from ddpm_codec.diffusion import ReverseStep
+from ddpm_codec.discretized import DiscretizedGaussian
+from ddpm_codec.entropy import BitWriter
+from ddpm_codec.errors import ConfigError
+from ddpm_codec.ledger import Ledger, Step
+from ddpm_codec.pixel_code import encode_pixels
+from ddpm_codec.relative_entropy import Gaussian, Ideal, RelativeEntropyCoder
+from ddpm_codec.schedule import Plan
+from ddpm_codec.shared_randomness import SharedRandomness
+from ddpm_codec.units import from_uint8, rmse_to_psnr_db, to_uint8
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to stop: the end of the plan, or before; `lossless` sends x_0 after the plan."""
+
+    max_bytes: int | None = None
+    psnr_db: float | None = None
+    lossless: bool = False
+
+    def check(self) -> None:
+        """Raise ConfigError for targets that exclude each other."""
+        chosen = [self.max_bytes is not None, self.psnr_db is not None, self.lossless]
+        if sum(chosen) > 1:
+            raise ConfigError("choose one of --lossless, --max-bytes, --bpd and --psnr")
+
+
+def psnr_db(pixels: Tensor, x_0_hat: Tensor) -> float | None:
+    """PSNR of x_0_hat rounded to 8 bits against `pixels`, in dB; None where they are equal."""
+    mse = float(((to_uint8(x_0_hat).double() - pixels.double()) ** 2).mean())
+    return float(rmse_to_psnr_db(mse**0.5)) if mse else None
+
+
+@dataclass
+class _Sending:
+    """One picture on its way."""
+
+    pixels: Tensor
+    header: Header
+    shared: SharedRandomness
+    private: np.random.Generator
+    writer: BitWriter
+    ledger: Ledger
+    target: Target
+    blocks: int = 1
+    picture: Tensor | None = None
+
+    def observe(self, x_0_hat: Tensor) -> None:
+        """Note what the receiver sees now."""
+        self.picture = to_uint8(x_0_hat)
+        if self.ledger.steps:
+            self.ledger.steps[-1].psnr_db = psnr_db(self.pixels, x_0_hat)
+
+    def is_reached(self, x_0_hat: Tensor) -> bool:
+        """Whether the wanted PSNR is there."""
+        if self.target.psnr_db is None:
+            return False
+        seen = psnr_db(self.pixels, x_0_hat)
+        return seen is None or seen >= self.target.psnr_db
+
+    def send(self, plan: Plan, number: int, q: Gaussian, p: Gaussian) -> np.ndarray | None:
+        """Code one step; (D,) the sample, or None where the file would grow too long."""
+        coder: RelativeEntropyCoder = Ideal()
+        if self.header.backend != IDEAL_NUMBER:
+            coder = make_coder(self.header, self.blocks)
+        packet = BitWriter()
+        coded = coder.encode(q, p, self.shared, number, packet, self.private)
+        if self.target.max_bytes is not None:
+            size = size_bytes(self.header, self.writer.bits + packet.bits)
+            if size > self.target.max_bytes:
+                return None
+        self.writer.append(packet)
+        self.blocks = coded.blocks
+        t, s = (int(plan.timesteps[number + i]) for i in (0, 1))
+        self.ledger.steps.append(Step.of(t, s, coded))
+        return coded.sample
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A picture sent: the stream, its ledger, and (3,H,W) uint8 what the receiver will show."""
+
+    stream: bytes
+    ledger: Ledger
+    picture: Tensor
+
+
+def send(
+    codec: ProgressiveCodec,
+    pixels: Tensor,
+    target: Target | None = None,
+    backend: str = "orc",
+    block_bits: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> list[Sent]:
+    """Algorithm 3 for pictures (N,3,H,W) uint8, in one batch; lossless ones singly.
+
+    `seed` seeds both the shared randomness and, apart from it, the sender's private draws: the
+    same bytes for the same seed. `progress` is told of every packet. Raises ConfigError for a
+    target that can't be reached or sizes that the model or the header can't hold. The backend
+    `IDEAL` gives ledgers and pictures, with empty streams.
+    """
+    target = target or Target()
+    target.check()
+    size = 1 if target.lossless else len(pixels)
+    sent: list[Sent] = []
+    with one_thread(target.lossless):
+        for batch in pixels.split(size):
+            sent += _send_batch(codec, batch, target, backend, block_bits, seed, progress)
+    return sent
+
+
+def _send_batch(
+    codec: ProgressiveCodec,
+    pixels: Tensor,
+    target: Target,
+    backend: str,
+    block_bits: int | None,
+    seed: int,
+    progress: Callable[[int], object] | None,
+) -> list[Sent]:
+    header = codec.header(pixels[0], backend, block_bits, seed)
+    header = replace(header, lossless=target.lossless)
+    if target.max_bytes is not None and size_bytes(header, 0) > target.max_bytes:
+        raise ConfigError(
+            f"--max-bytes {target.max_bytes}: the shortest stream has {size_bytes(header, 0)} bytes"
+        )
+    shared = SharedRandomness(seed, VERSION)
+    jobs = [
+        _Sending(
+            pixels=picture,
+            header=header,
+            shared=shared,
+            private=np.random.default_rng([seed, index]),
+            writer=BitWriter(),
+            ledger=Ledger(header.dims, 8 * len(header.pack())),
+            target=target,
+        )
+        for index, picture in enumerate(pixels)
+    ]
+    walk, step = codec.start(codec.prior_sample(header).repeat(len(pixels), 1, 1, 1))
+    x_0, active = from_uint8(pixels), list(range(len(pixels)))
+    last: dict[int, DiscretizedGaussian] = {}
+    for number in range(codec.plan.steps + 1):
+        for row, job in enumerate(active):
+            jobs[job].observe(step.x_0_hat[row])
+        if number == codec.plan.steps:
+            if target.lossless:
+                last = {job: decoder_row(step, row) for row, job in enumerate(active)}
+            break
+        s, x_s = _step_batch(codec, jobs, active, number, step, x_0)
+        active = [job for job, at in zip(active, s.tolist(), strict=True) if at > 0]
+        if progress is not None:
+            progress(len(active))
+        try:
+            step = walk.send((s, x_s))
+        except StopIteration:
+            break
+    return [_finish(job, last.get(index)) for index, job in enumerate(jobs)]
+
+
+def _step_batch(
+    codec: ProgressiveCodec,
+    jobs: list[_Sending],
+    active: list[int],
+    number: int,
+    step: ReverseStep,
+    x_0: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(s (M,), x_s (M,3,H,W)) of the active pictures; s = 0 for those that end here."""
+    s = torch.full((len(active),), int(codec.plan.timesteps[number + 1]))
+    q, p = codec.model.posterior(x_0[active], step.x_t, step.t, s), step.p(s)
+    x_s = step.x_0_hat.clone()
+    for row, job in enumerate(active):
+        sample = None
+        if not jobs[job].is_reached(step.x_0_hat[row]):
+            sample = jobs[job].send(codec.plan, number, gaussian_row(q, row), gaussian_row(p, row))
+        if sample is None:
+            s[row] = 0
+        else:
+            x_s[row] = torch.from_numpy(sample).float().view_as(x_s[row])
+    return s, x_s
+
+
+def _finish(job: _Sending, decoder: DiscretizedGaussian | None) -> Sent:
+    """Close the stream and the ledger of one picture."""
+    target, ledger = job.target, job.ledger
+    if target.psnr_db is not None:
+        reached = ledger.steps[-1].psnr_db if ledger.steps else None
+        if reached is not None and reached < target.psnr_db:
+            raise ConfigError(
+                f"--psnr {target.psnr_db}: out of reach; the whole walk gives {reached:.2f} dB"
+            )
+    if job.header.backend == IDEAL_NUMBER:
+        assert job.picture is not None
+        return Sent(b"", replace(ledger, header_bits=0), job.picture)
+    header = replace(job.header, packets=len(ledger.steps))
+    x_0, crc, picture = b"", 0, job.picture
+    if decoder is not None:
+        x_0 = encode_pixels(job.pixels.flatten().numpy(), *pixel_parameters(decoder))
+        ledger.pixel_nats = -float(decoder.log_pmf_nats(job.pixels).sum())
+        crc, picture = zlib.crc32(job.pixels.numpy().tobytes()), job.pixels
+    stream = finish(header, job.writer, x_0, crc)
+    ledger.padding_bits = -job.writer.bits % 8
+    ledger.checksum_bits = 8 * CRC_BYTES * (2 if header.lossless else 1)
+    ledger.decoder_bits = 8 * len(stream) - ledger.total_bits
+    assert picture is not None
+    return Sent(stream, ledger, picture)

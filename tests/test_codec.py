@@ -1,0 +1,201 @@
+"""Algorithms 3 and 4: what is received is what was sent, and the ledger counts every bit."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_codec.calibration import calibrate
+from ddpm_codec.codec import BACKENDS, ProgressiveCodec, packet_parser
+from ddpm_codec.container import read_stream, truncate
+from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, ModelMismatch, Truncated
+from ddpm_codec.receiving import Receiver
+from ddpm_codec.schedule import Plan
+from ddpm_codec.sending import Target, psnr_db, send
+from ddpm_codec.stepping import expected_step_bits, plan
+
+from .conftest import TINY, random_checkpoint
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    coarse = torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    smooth = torch.nn.functional.interpolate(coarse, size=8, mode="bilinear")
+    return (smooth * 255).round().to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def source(pictures):
+    source = random_checkpoint(TINY)
+    generator = torch.Generator().manual_seed(0)
+    source.calibration = calibrate(source.model(), pictures.repeat(20, 1, 1, 1), generator)
+    source.plan = Plan(source.model().schedule.log_snr_grid(6))
+    return source
+
+
+@pytest.fixture(scope="module")
+def codec(source):
+    return ProgressiveCodec(source)
+
+
+def receive(codec, data, size=64):
+    receiver, seen = Receiver(codec), []
+    for start in range(0, len(data), size):
+        seen += receiver.feed(data[start : start + size])
+    return receiver.close(), seen
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("lossless", [False, True])
+def test_received_is_sent(codec, pictures, backend, lossless):
+    block_bits = {"mrc": 8, "orc": 8, "pfr": 3}[backend]
+    sent = send(codec, pictures[:2], Target(lossless=lossless), backend, block_bits)
+    for picture, result in zip(pictures, sent, strict=False):
+        received, seen = receive(codec, result.stream)
+        torch.testing.assert_close(received, picture if lossless else result.picture)
+        assert [t for t, _ in seen] == codec.plan.timesteps.tolist()
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_the_ledger_counts_every_bit(codec, pictures, lossless):
+    for result in send(codec, pictures[:3], Target(lossless=lossless), "mrc", 8):
+        report = result.ledger.as_json()
+        steps = report["steps"]
+        parts = report["header_bits"] + report["decoder_bits"] + report["checksum_bits"]
+        parts += report["padding_bits"]
+        parts += sum(step["spent_bits"] + step["side_bits"] for step in steps)
+        assert parts == report["total_bits"] == 8 * len(result.stream)
+        assert report["file_bytes"] == len(result.stream)
+        assert report["overhead"] == pytest.approx(parts / report["ideal_bits"] - 1)
+        assert [step["t"] for step in steps] == codec.plan.timesteps[:-1].tolist()
+        if lossless:
+            kl = sum(step["kl_bits"] for step in steps)
+            pixel_bits = report["ideal_bits"] - kl
+            assert 0 < report["decoder_bits"] < pixel_bits + 64
+
+
+def test_same_seed_same_bytes(codec, pictures):
+    first, again, other = (
+        [r.stream for r in send(codec, pictures[:2], None, "orc", 6, seed)] for seed in (3, 3, 4)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_batch_stops_picture_by_picture(codec, pictures):
+    full = send(codec, pictures, None, "mrc", 8)
+    middle = len(full[0].stream) * 2 // 3
+    for result in send(codec, pictures, Target(max_bytes=middle), "mrc", 8):
+        assert len(result.stream) <= middle
+        received, _ = receive(codec, result.stream)
+        torch.testing.assert_close(received, result.picture)
+    psnrs = [result.ledger.steps[-1].psnr_db for result in full]
+    wanted = min(psnrs) - 3
+    for picture, result in zip(
+        pictures, send(codec, pictures, Target(psnr_db=wanted), "mrc", 8), strict=True
+    ):
+        received, _ = receive(codec, result.stream)
+        assert psnr_db(picture, received / 127.5 - 1) >= wanted
+
+
+def test_targets_out_of_reach_are_refused(codec, pictures):
+    with pytest.raises(ConfigError, match="out of reach"):
+        send(codec, pictures[:1], Target(psnr_db=300.0), "mrc", 8)
+    with pytest.raises(ConfigError, match="shortest"):
+        send(codec, pictures[:1], Target(max_bytes=10), "mrc", 8)
+    with pytest.raises(ConfigError, match="choose one"):
+        send(codec, pictures[:1], Target(max_bytes=100, lossless=True), "mrc", 8)
+
+
+def test_a_truncated_stream_is_the_one_sent_to_that_length(codec, pictures):
+    [full] = send(codec, pictures[:1], Target(lossless=True), "mrc", 8)
+    [short] = send(codec, pictures[:1], Target(max_bytes=60), "mrc", 8)
+    assert truncate(full.stream, 60, packet_parser) == short.stream
+
+
+def test_cut_streams_leave_the_best_picture(codec, pictures):
+    [result] = send(codec, pictures[:1], Target(lossless=True), "orc", 8)
+    data = result.stream
+    ends = read_stream(data, packet_parser)[0].packet_ends
+    for n in sorted({0, 5, 15, 16, len(data) // 2, len(data) - 1}):
+        receiver = Receiver(codec)
+        seen = list(receiver.feed(data[:n]))
+        with pytest.raises(Truncated):
+            receiver.close()
+        whole = sum(15 * 8 + end <= 8 * n for end in ends)
+        assert len(seen) == (1 + whole if n >= 15 else 0)
+
+
+def test_flipped_bits_never_pass(codec, pictures):
+    [result] = send(codec, pictures[:1], Target(lossless=True), "orc", 8)
+    rng = np.random.default_rng(0)
+    for bit in rng.integers(0, 8 * len(result.stream), 30):
+        damaged = bytearray(result.stream)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        with pytest.raises(BitstreamError):
+            receive(codec, bytes(damaged), 1 << 20)
+
+
+def test_another_model_is_named_with_both_hashes(codec, source, pictures):
+    [result] = send(codec, pictures[:1], None, "mrc", 8)
+    other = replace(source, weights={k: v + 1e-3 for k, v in source.weights.items()})
+    with pytest.raises(ModelMismatch) as caught:
+        receive(ProgressiveCodec(other), result.stream)
+    assert codec.hash.hex() in str(caught.value)
+    assert other.hash[:8] in str(caught.value)
+
+
+def test_an_unknown_coder_is_refused(codec, pictures):
+    [result] = send(codec, pictures[:1], None, "mrc", 8)
+    header, _, _ = read_stream(result.stream, packet_parser)
+    foreign = replace(header.header, backend=9).pack() + result.stream[15:]
+    with pytest.raises(Corrupt, match="number 9"):
+        receive(codec, foreign)
+
+
+def test_drift_of_the_network_moves_the_picture_by_a_hair(source, pictures):
+    """Noise of 1e-4 in the receiver's network: parsing holds, the picture hardly moves."""
+    sender, receiver = ProgressiveCodec(source), ProgressiveCodec(source)
+    denoiser, generator = receiver.model.denoiser, torch.Generator().manual_seed(0)
+
+    def noisy(x_t, t):
+        prediction, log_variance = denoiser(x_t, t)
+        noise = 1e-4 * torch.randn(prediction.shape, generator=generator)
+        return type(denoiser(x_t, t))(prediction + noise, log_variance)
+
+    receiver.model = replace(receiver.model, denoiser=noisy)
+    [result] = send(sender, pictures[:1], None, "mrc", 8)
+    received, _ = receive(receiver, result.stream)
+    difference = (received.int() - result.picture.int()).abs()
+    assert difference.max() <= 2
+
+
+def test_a_disagreeing_network_is_an_error_in_lossless(source, pictures):
+    sender, receiver = ProgressiveCodec(source), ProgressiveCodec(source)
+    denoiser = receiver.model.denoiser
+
+    def other(x_t, t):
+        prediction, log_variance = denoiser(x_t, t)
+        return type(denoiser(x_t, t))(prediction * 1.01, log_variance)
+
+    receiver.model = replace(receiver.model, denoiser=other)
+    [result] = send(sender, pictures[:1], Target(lossless=True), "mrc", 8)
+    with pytest.raises(Corrupt):
+        receive(receiver, result.stream)
+
+
+def test_plan_beats_every_walk_it_did_not_choose(source, pictures):
+    """The dynamic programme against random walks and against brute force on a short chain."""
+    model, dims = source.model(), pictures[0].numel()
+    bits = expected_step_bits(model, dims)
+
+    def cost(walk):
+        return sum(bits[t, s] + 8.0 for t, s in pairwise(walk))
+
+    best = cost(plan(model, dims, 8.0).timesteps.tolist())
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        inner = np.flatnonzero(rng.random(18) < rng.random()) + 2
+        assert best <= cost([20, *inner[::-1].tolist(), 1]) + 1e-9
