@@ -12,24 +12,12 @@ from pathlib import Path
 
 import click
 import torch
+from clocked import Clocked
 
 from ddpm_codec.bound import evaluate_bound
 from ddpm_codec.checkpoint import MODEL_PRESETS, load, load_bundled
 from ddpm_codec.data import load_batch
 from ddpm_codec.training import TRAINING_PRESETS, Trainer, bfloat16_is_faster
-
-
-class Clocked:
-    """A denoiser that adds up the seconds spent inside."""
-
-    def __init__(self, denoiser):
-        self.denoiser, self.seconds = denoiser, 0.0
-
-    def __call__(self, x_t, t):
-        began = time.perf_counter()
-        result = self.denoiser(x_t, t)
-        self.seconds += time.perf_counter() - began
-        return result
 
 
 @click.command()
