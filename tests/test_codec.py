@@ -1,20 +1,20 @@
 """Algorithms 3 and 4: what is received is what was sent, and the ledger counts every bit."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
+from ddpm_codec.bound import chain_work, evaluate
 from ddpm_codec.calibration import calibrate
-from ddpm_codec.codec import BACKENDS, ProgressiveCodec, packet_parser
+from ddpm_codec.codec import BACKENDS, IDEAL, ProgressiveCodec, packet_parser
 from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, ModelMismatch, Truncated
+from ddpm_codec.rate_distortion import realised_curve
 from ddpm_codec.receiving import Receiver
 from ddpm_codec.schedule import Plan
 from ddpm_codec.sending import Target, psnr_db, send
-from ddpm_codec.stepping import expected_step_bits, plan
 
 from .conftest import TINY, random_checkpoint
 
@@ -186,16 +186,23 @@ def test_a_disagreeing_network_is_an_error_in_lossless(source, pictures):
         receive(receiver, result.stream)
 
 
-def test_plan_beats_every_walk_it_did_not_choose(source, pictures):
-    """The dynamic programme against random walks and against brute force on a short chain."""
-    model, dims = source.model(), pictures[0].numel()
-    bits = expected_step_bits(model, dims)
+def test_the_ideal_coder_charges_the_kl_and_makes_no_stream(codec, pictures):
+    [result] = send(codec, pictures[:1], None, IDEAL)
+    report = result.ledger.as_json()
+    assert result.stream == b""
+    assert report["total_bits"] == round(report["ideal_bits"])
+    curve = realised_curve(codec, pictures, IDEAL)
+    np.testing.assert_allclose(curve["rate_bpd"], curve["kl_bpd"])
+    assert list(curve["t"]) == codec.plan.timesteps[1:].tolist()
 
-    def cost(walk):
-        return sum(bits[t, s] + 8.0 for t, s in pairwise(walk))
 
-    best = cost(plan(model, dims, 8.0).timesteps.tolist())
-    rng = np.random.default_rng(0)
-    for _ in range(2000):
-        inner = np.flatnonzero(rng.random(18) < rng.random()) + 2
-        assert best <= cost([20, *inner[::-1].tolist(), 1]) + 1e-9
+def test_the_ideal_walk_costs_the_bound_of_its_chain(codec, pictures):
+    """Walks along the plan against the K-step bound of the same grid: one expectation."""
+    grid = codec.plan.timesteps
+    many = pictures[:1].repeat(200, 1, 1, 1)
+    walked = [s.ledger.ideal_bits for s in send(codec, many, None, IDEAL)]
+    generator = torch.Generator().manual_seed(0)
+    terms = evaluate(codec.model, many, chain_work(len(many), grid), generator)
+    bits = terms.nats.reshape(len(many), -1)[:, :-1].sum(1) / np.log(2)
+    error = np.sqrt(np.var(walked, ddof=1) / 200 + bits.var(ddof=1) / 200)
+    assert abs(np.mean(walked) - bits.mean()) < 4.5 * error
