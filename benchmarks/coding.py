@@ -1,6 +1,6 @@
 """Bits, quality and time of sending real patches, by backend, against the bound and the ideal.
 
-    python benchmarks/coding.py [--data D] [--limit N] [--backends mrc,orc] [--out DIR]
+    python benchmarks/coding.py [--data D] [--limit N] [--backends trellis,orc] [--out DIR]
 
 Every patch is sent lossless, then received in another process, which compares the pixels.
 Reported per backend, means over patches with standard errors: the file, the KL of its own walk,
@@ -111,7 +111,7 @@ def report(name, codec, clock, pixels, bound, ckpt):
 @click.option("--ckpt", type=click.Path(path_type=Path))
 @click.option("--data", default="sample", show_default=True)
 @click.option("--limit", type=int, default=64, show_default=True)
-@click.option("--backends", default="mrc,orc", show_default=True)
+@click.option("--backends", default="trellis,orc,mrc", show_default=True)
 @click.option("--receive", "folder", type=click.Path(path_type=Path), hidden=True)
 def main(ckpt, data, limit, backends, folder):
     if folder is not None:

@@ -31,28 +31,32 @@ from ddpm_codec.relative_entropy import (
     OrderedRandomCoding,
     PoissonFunctional,
     StreamCoder,
+    Trellis,
 )
 from ddpm_codec.shared_randomness import SharedRandomness, block_address
 
-BACKENDS = ("mrc", "orc", "pfr")
+BACKENDS = ("mrc", "orc", "pfr", "trellis")
 """By their number in the header."""
 
 IDEAL = "ideal"
 """Draws q and charges its KL: a reference to walk beside the backends. It makes no stream."""
 
-DEFAULT_BLOCK_BITS = {"mrc": 12, "orc": 12, "pfr": 5, IDEAL: 0}
+DEFAULT_BLOCK_BITS = {"mrc": 12, "orc": 12, "pfr": 5, "trellis": 16, IDEAL: 0}
 IDEAL_NUMBER = 127
 MAX_PIXELS = 1 << 20
 _PRIOR_STEP = (1 << 16) - 1
 _COUNT_PARAMETER = 2
+_FIRST_RANK, _RANK_PARAMETER = 10, 2
 _OVERSHOOT_BITS = 2.0
 _KL_CLASS = Centred(5)
 
 
-def make_coder(header: Header, blocks_before: int) -> StreamCoder:
-    """The coder of a packet: its number of blocks is coded around that of the packet before."""
-    count = Centred(blocks_before, _COUNT_PARAMETER)
+def make_coder(header: Header, previous: list[int]) -> StreamCoder:
+    """The coder of a packet: its size is coded around that of the `previous` one, [] at first."""
     backend, k = BACKENDS[header.backend], header.block_bits
+    if backend == "trellis":
+        return Trellis(k, Centred(previous[0] if previous else _FIRST_RANK, _RANK_PARAMETER))
+    count = Centred(len(previous) or 1, _COUNT_PARAMETER)
     if backend == "pfr":
         return PoissonFunctional(float(k), count=count, kl_class=_KL_CLASS)
     overshoot = min(_OVERSHOOT_BITS, k - 1.0)
@@ -67,12 +71,12 @@ def packet_parser(header: Header) -> ParsePacket:
         known = ", ".join(f"{number} ({name})" for number, name in enumerate(BACKENDS))
         raise Corrupt(f"relative entropy coder number {header.backend}; this program has {known}")
     try:
-        make_coder(header, 1)
+        make_coder(header, [])
     except ConfigError as error:
         raise Corrupt(f"the header's block parameter is damaged: {error}") from error
 
-    def parse(blocks_before: int, reader: BitReader) -> list[int]:
-        return make_coder(header, blocks_before).read(header.dims, reader)
+    def parse(previous: list[int], reader: BitReader) -> list[int]:
+        return make_coder(header, previous).read(header.dims, reader)
 
     return parse
 
@@ -115,7 +119,7 @@ class ProgressiveCodec:
         header.check()
         self.check_size(header)
         if backend != IDEAL:
-            make_coder(header, 1)
+            make_coder(header, [])
         return header
 
     def check_size(self, header: Header) -> None:

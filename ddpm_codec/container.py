@@ -21,9 +21,9 @@ MAX_SEED = (1 << 28) - 1
 _FIXED_BYTES = len(MAGIC) + 1 + MODEL_HASH_BYTES + 3
 _LOSSLESS = 0x80
 
-ParsePacket = Callable[[int, BitReader], list[int]]
-"""(blocks of the packet before, 1 at the start; reader) to the packet's integers, one a block;
-Truncated where bits run out."""
+ParsePacket = Callable[[list[int], BitReader], list[int]]
+"""(the packet before, empty at the start; reader) to the packet's integers; Truncated where bits
+run out."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class StreamReader:
         self._data = bytearray()
         self._header_bytes = 0
         self._bits = 0
-        self._blocks = 1
+        self._previous: list[int] = []
 
     def feed(self, data: bytes) -> list[list[int]]:
         """The packets that `data` completes. Raises Corrupt as soon as damage shows."""
@@ -185,10 +185,10 @@ class StreamReader:
         reader.read(self._bits)
         while len(self.packet_ends) < self.header.packets and self._parse is not None:
             try:
-                packets.append(self._parse(self._blocks, reader))
+                packets.append(self._parse(self._previous, reader))
             except Truncated:
                 break
-            self._blocks = len(packets[-1])
+            self._previous = packets[-1]
             self._bits = reader.position
             self.packet_ends.append(self._bits)
         limit = self._end_of_packets() + 4 + 4 * self.header.dims + 64

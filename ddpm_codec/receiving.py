@@ -11,6 +11,7 @@ from ddpm_codec.codec import (
     ProgressiveCodec,
     decoder_row,
     gaussian_row,
+    make_coder,
     one_thread,
     packet_parser,
     pixel_parameters,
@@ -19,7 +20,6 @@ from ddpm_codec.container import VERSION, Header, ParsePacket, StreamReader
 from ddpm_codec.diffusion import ReverseStep, Walk
 from ddpm_codec.errors import Corrupt, ModelMismatch, Truncated
 from ddpm_codec.pixel_code import decode_pixels
-from ddpm_codec.relative_entropy import assemble
 from ddpm_codec.shared_randomness import SharedRandomness
 from ddpm_codec.units import to_uint8
 
@@ -32,6 +32,7 @@ class Receiver:
         self.reader = StreamReader(self._parser)
         self.picture: Tensor | None = None
         self._number = 0
+        self._previous: list[int] = []
         self._walk: Walk | None = None
         self._step: ReverseStep | None = None
 
@@ -56,8 +57,8 @@ class Receiver:
             if self._step is None:
                 self._walk, self._step = self.codec.start(self.codec.prior_sample(header))
                 yield self._show()
-            for indices in packets:
-                self._advance(header, indices)
+            for packet in packets:
+                self._advance(header, packet)
                 yield self._show()
 
     def _show(self) -> tuple[int, Tensor]:
@@ -65,16 +66,17 @@ class Receiver:
         self.picture = to_uint8(self._step.x_0_hat[0])
         return int(self._step.t[0]), self.picture
 
-    def _advance(self, header: Header, indices: list[int]) -> None:
+    def _advance(self, header: Header, packet: list[int]) -> None:
         assert self._walk is not None
         assert self._step is not None
         s = torch.tensor([int(self.codec.plan.timesteps[self._number + 1])])
         p = gaussian_row(self._step.p(s), 0)
         shared = SharedRandomness(header.seed, VERSION)
-        sample = assemble(p, shared, self._number, indices)
+        coder = make_coder(header, self._previous)
+        sample = coder.sample(p, shared, self._number, packet)
         x_s = torch.from_numpy(sample).float().view_as(self._step.x_t)
         self._step = self._walk.send((s, x_s))
-        self._number += 1
+        self._number, self._previous = self._number + 1, packet
 
     def close(self) -> Tensor:
         """(3,H,W) uint8 the picture; x_0 itself where it was sent.

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,11 +20,11 @@ from ddpm_codec.codec import (
 from ddpm_codec.container import CRC_BYTES, VERSION, Header, finish, size_bytes
 from ddpm_codec.diffusion import ReverseStep
 from ddpm_codec.discretized import DiscretizedGaussian
-from ddpm_codec.entropy import BitWriter
+from ddpm_codec.entropy import BitReader, BitWriter
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.ledger import Ledger, Step
 from ddpm_codec.pixel_code import encode_pixels
-from ddpm_codec.relative_entropy import Gaussian, Ideal, RelativeEntropyCoder
+from ddpm_codec.relative_entropy import Gaussian, Ideal
 from ddpm_codec.schedule import Plan
 from ddpm_codec.shared_randomness import SharedRandomness
 from ddpm_codec.units import from_uint8, rmse_to_psnr_db, to_uint8
@@ -62,7 +62,7 @@ class _Sending:
     writer: BitWriter
     ledger: Ledger
     target: Target
-    blocks: int = 1
+    previous: list[int] = field(default_factory=list)
     picture: Tensor | None = None
 
     def observe(self, x_0_hat: Tensor) -> None:
@@ -80,17 +80,19 @@ class _Sending:
 
     def send(self, plan: Plan, number: int, q: Gaussian, p: Gaussian) -> np.ndarray | None:
         """Code one step; (D,) the sample, or None where the file would grow too long."""
-        coder: RelativeEntropyCoder = Ideal()
-        if self.header.backend != IDEAL_NUMBER:
-            coder = make_coder(self.header, self.blocks)
         packet = BitWriter()
-        coded = coder.encode(q, p, self.shared, number, packet, self.private)
+        if self.header.backend == IDEAL_NUMBER:
+            coded = Ideal().encode(q, p, self.shared, number, packet, self.private)
+        else:
+            coder = make_coder(self.header, self.previous)
+            coded = coder.encode(q, p, self.shared, number, packet, self.private)
+            reader = BitReader(packet.getvalue(), packet.bits)
+            self.previous = coder.read(self.header.dims, reader)
         if self.target.max_bytes is not None:
             size = size_bytes(self.header, self.writer.bits + packet.bits)
             if size > self.target.max_bytes:
                 return None
         self.writer.append(packet)
-        self.blocks = coded.blocks
         t, s = (int(plan.timesteps[number + i]) for i in (0, 1))
         self.ledger.steps.append(Step.of(t, s, coded))
         return coded.sample
@@ -109,7 +111,7 @@ def send(
     codec: ProgressiveCodec,
     pixels: Tensor,
     target: Target | None = None,
-    backend: str = "orc",
+    backend: str = "trellis",
     block_bits: int | None = None,
     seed: int = 0,
     progress: Callable[[int], object] | None = None,

@@ -24,7 +24,7 @@ Singles = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
-CODEWORDS, DEAL, ARRIVALS = range(3)
+CODEWORDS, DEAL, ARRIVALS, CODEBOOK, SIGNS = range(5)
 """Streams: what a block's randomness is for. Streams never overlap."""
 
 LANES = 8
@@ -117,7 +117,9 @@ class SharedRandomness:
             out[:, part] = philox((c0[part], c1[part], c2, c3), self.key)
         return out.reshape(4, *grid)
 
-    def codewords(self, block: int, first: int, count: int, dims: int) -> Singles:
+    def codewords(
+        self, block: int, first: int, count: int, dims: int, stream: int = CODEWORDS
+    ) -> Singles:
         """(count, dims) candidates first, first+1, ... : integers in units of NORMAL_UNIT.
 
         Dimensions 8 g .. 8 g + 7 are the Hadamard mixture of the quantiles of counter column
@@ -125,7 +127,7 @@ class SharedRandomness:
         below 2^24, so that float32 holds them exactly.
         """
         columns = -(-dims // LANES)
-        words = self.words(CODEWORDS, block, slice(first, first + count), slice(0, columns))
+        words = self.words(stream, block, slice(first, first + count), slice(0, columns))
         halves = words.astype("<u4").view("<u2").reshape(4, -1, 2)
         lanes = np.take(normal_quantiles(), halves.transpose(0, 2, 1).reshape(LANES, -1))
         return np.ascontiguousarray(hadamard(lanes).T).reshape(count, -1)[:, :dims]

@@ -29,7 +29,7 @@ COUNTS = (1, 2, 4, 9, 7, 30)
 
 def parser(header):
     def parse(before, reader):
-        return [reader.read(9) for _ in range(Centred(before, 2).read(reader))]
+        return [reader.read(9) for _ in range(Centred(len(before) or 1, 2).read(reader))]
 
     return parse
 

@@ -59,7 +59,7 @@ def read_bytes(path: Path) -> bytes:
 @click.option(
     "--backend",
     type=click.Choice(BACKENDS),
-    default="orc",
+    default="trellis",
     show_default=True,
     help="Relative entropy coder.",
 )

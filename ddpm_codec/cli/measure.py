@@ -28,7 +28,7 @@ from ddpm_codec.plots import plot_bound, plot_rate_distortion, plot_realised
 from ddpm_codec.rate_distortion import measure_curve, realised_curve, table_4
 
 _TABLE_ROWS = 12
-WALKS = (IDEAL, "mrc", "orc")
+WALKS = (IDEAL, "mrc", "orc", "trellis")
 
 
 class _Timesteps(click.ParamType):  # type: ignore[type-arg]

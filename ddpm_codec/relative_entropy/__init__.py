@@ -10,10 +10,10 @@ from ddpm_codec.relative_entropy.protocol import (
     Private,
     RelativeEntropyCoder,
     StreamCoder,
-    assemble,
     kl_bits,
     projection,
 )
+from ddpm_codec.relative_entropy.trellis import Trellis
 
 __all__ = [
     "Coded",
@@ -25,7 +25,7 @@ __all__ = [
     "Private",
     "RelativeEntropyCoder",
     "StreamCoder",
-    "assemble",
+    "Trellis",
     "kl_bits",
     "projection",
 ]

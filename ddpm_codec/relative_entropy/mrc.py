@@ -100,4 +100,8 @@ class MinimalRandomCoding:
 
     def decode(self, p: Gaussian, shared: SharedRandomness, step: int, reader: BitReader) -> Floats:
         """(D,) the sample: one codeword a block, no search."""
-        return assemble(p, shared, step, self.read(p.dims, reader))
+        return self.sample(p, shared, step, self.read(p.dims, reader))
+
+    def sample(self, p: Gaussian, shared: SharedRandomness, step: int, packet: list[int]) -> Floats:
+        """(D,) the sample that the indices name."""
+        return assemble(p, shared, step, packet)

@@ -164,7 +164,11 @@ class PoissonFunctional:
 
     def decode(self, p: Gaussian, shared: SharedRandomness, step: int, reader: BitReader) -> Floats:
         """(D,) the sample: one codeword a block, no search."""
-        return assemble(p, shared, step, self.read(p.dims, reader))
+        return self.sample(p, shared, step, self.read(p.dims, reader))
+
+    def sample(self, p: Gaussian, shared: SharedRandomness, step: int, packet: list[int]) -> Floats:
+        """(D,) the sample that the indices name."""
+        return assemble(p, shared, step, packet)
 
     def _blocks(self, per_dimension: Floats, shared: SharedRandomness, step: int) -> int:
         blocks = blocks_needed(float(per_dimension.sum()), self.block_bits, len(per_dimension))

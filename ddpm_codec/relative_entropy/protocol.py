@@ -121,13 +121,20 @@ class RelativeEntropyCoder(Protocol):
 
 
 class StreamCoder(RelativeEntropyCoder, Protocol):
-    """A coder whose bits hold indices, one a block, that are parsed without p."""
+    """A coder whose bits hold integers, a packet, that are parsed without p.
+
+    `decode` is `read`, then `sample`.
+    """
 
     def read(self, dims: int, reader: BitReader) -> list[int]:
-        """The indices of one step of `dims` dimensions; `assemble` makes the sample of them.
+        """The packet of one step of `dims` dimensions.
 
-        Truncated or Corrupt where the bits don't hold them.
+        Truncated or Corrupt where the bits don't hold one.
         """
+        ...
+
+    def sample(self, p: Gaussian, shared: SharedRandomness, step: int, packet: list[int]) -> Floats:
+        """(D,) the sample that a packet names."""
         ...
 
 
