@@ -73,7 +73,9 @@ def table_4(curve: pd.DataFrame) -> pd.DataFrame:
     return curve.set_index("reverse_step").loc[wanted[wanted > 0]].reset_index()
 
 
-def realised_curve(codec: ProgressiveCodec, pixels: Tensor, backend: str) -> pd.DataFrame:
+def realised_curve(
+    codec: ProgressiveCodec, pixels: Tensor, backend: str, progress: Progress | None = None
+) -> pd.DataFrame:
     """What one walk a picture costs and gives, pictures (N,3,H,W) uint8.
 
     A row per timestep of the plan below T. Columns t; rate_bpd: bits really spent until then,
@@ -81,7 +83,7 @@ def realised_curve(codec: ProgressiveCodec, pixels: Tensor, backend: str) -> pd.
     KL of the walk; psnr_db: of the mean squared error over pictures of x_0_hat(x_t), rounded to
     8 bits; and the standard errors rate_bpd_sem and psnr_db_sem.
     """
-    ledgers = [sent.ledger for sent in send(codec, pixels, None, backend)]
+    ledgers = [sent.ledger for sent in send(codec, pixels, backend=backend, progress=progress)]
     dims = pixels[0].numel()
     spent = np.array([[s.spent_bits + s.side_bits for s in ledger.steps] for ledger in ledgers])
     header = np.array([[ledger.header_bits] for ledger in ledgers])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm_codec.bound import BATCH_PIXELS
 from ddpm_codec.codec import (
     IDEAL_NUMBER,
     ProgressiveCodec,
@@ -116,7 +117,7 @@ def send(
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> list[Sent]:
-    """Algorithm 3 for pictures (N,3,H,W) uint8, in one batch; lossless ones singly.
+    """Algorithm 3 for pictures (N,3,H,W) uint8, in batches; lossless ones singly.
 
     `seed` seeds both the shared randomness and, apart from it, the sender's private draws: the
     same bytes for the same seed. `progress` is told of every packet. Raises ConfigError for a
@@ -125,7 +126,7 @@ def send(
     """
     target = target or Target()
     target.check()
-    size = 1 if target.lossless else len(pixels)
+    size = 1 if target.lossless else max(1, BATCH_PIXELS // pixels[0, 0].numel())
     sent: list[Sent] = []
     with one_thread(target.lossless):
         for batch in pixels.split(size):

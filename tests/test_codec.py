@@ -72,6 +72,7 @@ def test_the_ledger_counts_every_bit(codec, pictures, lossless):
         assert report["file_bytes"] == len(result.stream)
         assert report["overhead"] == pytest.approx(parts / report["ideal_bits"] - 1)
         assert [step["t"] for step in steps] == codec.plan.timesteps[:-1].tolist()
+        assert (report["decoder_bits"] > 0) == lossless
         if lossless:
             kl = sum(step["kl_bits"] for step in steps)
             pixel_bits = report["ideal_bits"] - kl

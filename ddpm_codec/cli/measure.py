@@ -190,7 +190,11 @@ def rd_curve(
     click.echo(f"\n{out}/rd.csv, rd.json, rd.png")
     if realised and source.plan is not None:
         codec = ProgressiveCodec(source)
-        walks = {name: realised_curve(codec, pixels[:realised], name) for name in WALKS}
+        with progress_bar("walking", "packet") as bar:
+            bar.reset(len(WALKS) * realised * codec.plan.steps)
+            walks = {
+                name: realised_curve(codec, pixels[:realised], name, bar.update) for name in WALKS
+            }
         table = pd.concat([walk.assign(coder=name) for name, walk in walks.items()])
         write_text(out / "realised.csv", table.to_csv(index=False))
         plot_realised(curve, walks, out / "realised.png")
