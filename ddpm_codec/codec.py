@@ -33,6 +33,7 @@ from ddpm_codec.relative_entropy import (
     StreamCoder,
     Trellis,
 )
+from ddpm_codec.relative_entropy.pfr import MOST_BLOCK_BITS
 from ddpm_codec.shared_randomness import SharedRandomness, block_address
 
 BACKENDS = ("mrc", "orc", "pfr", "trellis")
@@ -41,7 +42,7 @@ BACKENDS = ("mrc", "orc", "pfr", "trellis")
 IDEAL = "ideal"
 """Draws q and charges its KL: a reference to walk beside the backends. It makes no stream."""
 
-DEFAULT_BLOCK_BITS = {"mrc": 12, "orc": 12, "pfr": 5, "trellis": 16, IDEAL: 0}
+DEFAULT_BLOCK_BITS = {"mrc": 12, "orc": 12, "pfr": 4, "trellis": 16, IDEAL: 0}
 IDEAL_NUMBER = 127
 MAX_PIXELS = 1 << 20
 _PRIOR_STEP = (1 << 16) - 1
@@ -49,6 +50,7 @@ _COUNT_PARAMETER = 2
 _FIRST_RANK, _RANK_PARAMETER = 10, 2
 _OVERSHOOT_BITS = 2.0
 _KL_CLASS = Centred(5)
+_PFR_EPSILON = 1e-2
 
 
 def make_coder(header: Header, previous: list[int]) -> StreamCoder:
@@ -58,7 +60,13 @@ def make_coder(header: Header, previous: list[int]) -> StreamCoder:
         return Trellis(k, Centred(previous[0] if previous else _FIRST_RANK, _RANK_PARAMETER))
     count = Centred(len(previous) or 1, _COUNT_PARAMETER)
     if backend == "pfr":
-        return PoissonFunctional(float(k), count=count, kl_class=_KL_CLASS)
+        return PoissonFunctional(
+            float(k),
+            epsilon=_PFR_EPSILON,
+            count=count,
+            kl_class=_KL_CLASS,
+            spread_bits=MOST_BLOCK_BITS - float(k),
+        )
     overshoot = min(_OVERSHOOT_BITS, k - 1.0)
     if backend == "mrc":
         return MinimalRandomCoding(k, overshoot, count)

@@ -39,8 +39,6 @@ from ddpm_codec.shared_randomness import (
 
 MOST_BLOCK_BITS = 8
 MOST_CANDIDATES = 1 << 24
-SPREAD_BITS = 1.0
-"""A block may exceed the KL that blocks aim at by this."""
 _FIRST_CHUNK = 256
 _ORDERS = np.geomspace(0.02, 50, 60)
 
@@ -98,8 +96,8 @@ class LateWinners:
 class PoissonFunctional:
     """Blocks of about `block_bits` of KL, each exact up to `epsilon` in total variation.
 
-    A step has the fewest blocks that keep their mean below `block_bits` and each below one bit
-    more, as far as there are dimensions to deal. The search grows as
+    A step has the fewest blocks that keep their mean below `block_bits` and each below
+    `spread_bits` more, as far as there are dimensions to deal. The search grows as
     2^(B + 1.7 sqrt(B) Phi^-1(1 - epsilon)) with a block's KL of B bits; one that reaches
     `most_candidates` is cut, and counted in `Coded.cut_blocks`: for it epsilon isn't promised.
     Only `count` and `kl_class`, as in `OrderedRandomCoding`, belong to the header.
@@ -114,6 +112,7 @@ class PoissonFunctional:
         most_candidates: int = 1 << 20,
         count: IntegerCode | None = None,
         kl_class: IntegerCode | None = None,
+        spread_bits: float = 1.0,
     ) -> None:
         if not 0 < block_bits <= MOST_BLOCK_BITS:
             raise ConfigError(f"blocks of {block_bits} bits: choose more than 0, at most 8")
@@ -122,6 +121,7 @@ class PoissonFunctional:
         if not 1 <= most_candidates <= MOST_CANDIDATES:
             raise ConfigError(f"{most_candidates} candidates: choose 1 to {MOST_CANDIDATES}")
         self.block_bits = block_bits
+        self.spread_bits = spread_bits
         self.epsilon = epsilon
         self.most_candidates = most_candidates
         self.indices = IndexFormat(count or EliasGamma(), kl_class or Raw(3))
@@ -174,7 +174,7 @@ class PoissonFunctional:
         blocks = blocks_needed(float(per_dimension.sum()), self.block_bits, len(per_dimension))
         while blocks < len(per_dimension):
             dealt = deal(shared, step, len(per_dimension), blocks)
-            if max(per_dimension[d].sum() for d in dealt) <= self.block_bits + SPREAD_BITS:
+            if max(per_dimension[d].sum() for d in dealt) <= self.block_bits + self.spread_bits:
                 break
             blocks = min(blocks + 1 + blocks // 16, len(per_dimension))
         return blocks
