@@ -14,12 +14,11 @@ from ddpm_codec.relative_entropy import (
     MinimalRandomCoding,
     OrderedRandomCoding,
     PoissonFunctional,
-    assemble,
     kl_bits,
     projection,
 )
 from ddpm_codec.relative_entropy.pfr import LateWinners, log_largest, log_moments
-from ddpm_codec.relative_entropy.protocol import LogRatio, deal
+from ddpm_codec.relative_entropy.protocol import LogRatio, assemble, deal
 from ddpm_codec.shared_randomness import (
     ARRIVALS,
     NORMAL_UNIT,
