@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_codec.diffusion import DiffusionModel
+from ddpm_codec.bands import to_bands
+from ddpm_codec.diffusion import DiffusionModel, Estimate, broadcast
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.gaussian import sum_dims
 from ddpm_codec.schedule import Array, Indices
@@ -121,20 +122,27 @@ def prior_nats(model: DiffusionModel, x_0: Tensor) -> Array:
     return np.asarray(0.5 * (shift2 + dims * (v - 1 - np.log(v))))
 
 
-def step_kl_nats(
-    model: DiffusionModel, squared_error: Array, dims: int, t: Indices, s: Indices
-) -> Array:
-    """(M,) KL(q(x_s | x_t, x_0) || p_theta(x_s | x_t)) for s >= 1, both variances isotropic.
+def excess_kl_nats(excess: Tensor, shift2: Tensor) -> Tensor:
+    """KL in nats of each dimension between N(m, v) and N(m', v (1 + excess)), broadcast.
 
-    The means differ by x_0_weight (x_0 - x_0_hat), so `squared_error` = |x_0 - x_0_hat|^2 (M,)
-    is all that is needed:
-    D/2 (r - 1 - log r) + x_0_weight^2 |x_0 - x_0_hat|^2 / (2 sigma^2), r = beta_tilde / sigma^2.
+    `shift2` = (m - m')^2 / v: 1/2 (log(1 + e) - e / (1 + e) + shift2 / (1 + e)). By log1p, for
+    an excess that is often tiny.
     """
-    q = model.schedule.posterior(t, s)
-    sigma2 = model.reverse_variance(t, s)
-    log_r = np.log(q.variance / sigma2)
-    shift2 = q.x_0_weight**2 * squared_error / sigma2
-    return np.asarray(0.5 * (dims * (np.expm1(log_r) - log_r) + shift2))
+    return 0.5 * (torch.log1p(excess) + (shift2 - excess) / (1 + excess))
+
+
+def step_kl_nats(
+    model: DiffusionModel, estimate: Estimate, x_0: Tensor, t: Tensor, s: Tensor
+) -> Tensor:
+    """(N,) KL(q(x_s | x_t, x_0) || p_theta(x_s | x_t)) for 1 <= s < t, x_0 (N,C,H,W).
+
+    The means differ by x_0_weight (x_0 - x_0_hat), and x_0_weight^2 / beta_tilde is
+    SNR_s - SNR_t, so that with beta_tilde this is 1/2 (SNR_s - SNR_t) |x_0 - x_0_hat|^2.
+    """
+    snr = model.schedule.snr
+    gain = broadcast(snr[s.numpy()] - snr[t.numpy()], torch.arange(len(t)), x_0)
+    shift2 = gain * to_bands(x_0 - estimate.x_0_hat) ** 2
+    return sum_dims(excess_kl_nats(model.reverse_excess(estimate, t, s), shift2))
 
 
 def evaluate(
@@ -154,7 +162,7 @@ def evaluate(
     for start in range(0, len(work.t), size):
         part = slice(start, start + size)
         batch = pixels[torch.from_numpy(work.image[part])]
-        values = _evaluate_batch(model, batch, work.t[part], work.s[part], generator, dims)
+        values = _evaluate_batch(model, batch, work.t[part], work.s[part], generator)
         for column, value in zip(columns, values, strict=True):
             column.append(value)
         if progress is not None:
@@ -169,7 +177,6 @@ def _evaluate_batch(
     t: Indices,
     s: Indices,
     generator: torch.Generator,
-    dims: int,
 ) -> tuple[Array, Array, Array]:
     x_0, t_ = from_uint8(pixels), torch.from_numpy(t)
     eps = torch.randn(x_0.shape, generator=generator)
@@ -179,7 +186,10 @@ def _evaluate_batch(
     clipped = sum_dims((x_0 - x_0_hat.clamp(-1, 1)) ** 2).numpy()
     last = np.flatnonzero(s == 0)
     nats = np.empty(len(t))
-    nats[s > 0] = step_kl_nats(model, squared[s > 0], dims, t[s > 0], s[s > 0])
+    if len(steps := np.flatnonzero(s)):
+        at = torch.from_numpy(steps)
+        s_ = torch.from_numpy(s[steps])
+        nats[steps] = step_kl_nats(model, estimate.at(at), x_0[at], t_[at], s_).numpy()
     if len(last):
         decoder = model.decoder(estimate.at(torch.from_numpy(last)), t_[last])
         nats[last] = -decoder.log_prob_nats(pixels[last]).numpy()
@@ -200,13 +210,14 @@ def chain_work(images: int, grid: Indices) -> Work:
 def expected_kl(model: DiffusionModel) -> Array:
     """(T+1,) about E[L_{t-1}] / D in nats for t >= 2, 0 elsewhere: shares for sampling.
 
-    From the calibration where there is one, else for a Gaussian source of variance 1/4.
+    1/2 (SNR_{t-1} - SNR_t) E|x_0 - x_0_hat|^2 / D, with the calibration's error where there is
+    one, else that of a Gaussian source of variance 1/4.
     """
-    t = np.arange(2, model.schedule.T + 1)
-    mse = 1 / (4 + model.schedule.snr[t])
+    snr = model.schedule.snr
+    mse = 1 / (4 + snr[1:])
     if model.calibration is not None:
-        mse = model.calibration.x_0_mse[t]
-    return np.concatenate([[0.0, 0.0], step_kl_nats(model, mse, 1, t, t - 1)])
+        mse = model.calibration.x_0_mse[1:]
+    return np.concatenate([[0.0, 0.0], 0.5 * -np.diff(snr[1:]) * mse[1:]])
 
 
 def sampled_work(

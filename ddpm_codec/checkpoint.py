@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ddpm_codec.bands import band_count
 from ddpm_codec.diffusion import Calibration, DiffusionModel, VarianceRule
 from ddpm_codec.errors import CheckpointError, ConfigError
 from ddpm_codec.files import atomic
@@ -29,6 +30,7 @@ from ddpm_codec.unet import PRESETS, UNet, UNetConfig
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 1 << 24
 _KEY = "ddpm_codec"
+_TABLES = ("calibration.", "plan.")
 _SNR_LEVELS_PER_NAT = 25.0
 _MOST_PLANNED = 256
 
@@ -87,12 +89,7 @@ class Checkpoint:
     @property
     def hash(self) -> str:
         """SHA-256 over what decoding needs: configuration, weights, calibration and plan."""
-        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
-        tensors = {**self.weights, **self._tables()}
-        for name, tensor in sorted(tensors.items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return _content_hash(self.config, self.weights | self._tables())
 
     def _tables(self) -> dict[str, Tensor]:
         """The tensors of the calibration and of the plan, under their names in the file."""
@@ -103,6 +100,14 @@ class Checkpoint:
             if tables is not None
             for name, table in asdict(tables).items()
         }
+
+
+def _content_hash(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def build_network(config: ModelConfig) -> UNet:
@@ -137,7 +142,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 def load(path: Path, training: bool = False) -> Checkpoint:
     """Read a checkpoint, with its training state if asked for.
 
-    Names, types and shapes are compared with the configured network before a tensor is read.
+    Names, types and shapes are compared with the configured network before a tensor is read. A
+    calibration or a plan of another version's tables counts as none.
     Raises CheckpointError for a file that is missing, damaged or foreign, or whose hash fails.
     """
     try:
@@ -150,20 +156,22 @@ def load(path: Path, training: bool = False) -> Checkpoint:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason})") from error
-    checkpoint = Checkpoint(
+    weights = _group(tensors, "model.")
+    tables = {k: v for k, v in tensors.items() if k.startswith(_TABLES)}
+    found = _content_hash(config, weights | tables)
+    if found != about["hash"]:
+        raise CheckpointError(
+            f"{path}: damaged: its content hashes to {found[:16]}, "
+            f"its header says {str(about['hash'])[:16]}"
+        )
+    return Checkpoint(
         config=config,
-        weights=_group(tensors, "model."),
-        calibration=_calibration(path, _group(tensors, "calibration."), config.schedule.T),
+        weights=weights,
+        calibration=_calibration(path, _group(tensors, "calibration."), config),
         plan=_plan(path, _group(tensors, "plan."), config.schedule.T),
         notes=about["notes"],
         training=_group(tensors, "training."),
     )
-    if checkpoint.hash != about["hash"]:
-        raise CheckpointError(
-            f"{path}: damaged: its content hashes to {checkpoint.hash[:16]}, "
-            f"its header says {str(about['hash'])[:16]}"
-        )
-    return checkpoint
 
 
 def load_bundled() -> Checkpoint:
@@ -249,25 +257,26 @@ def _check_shapes(path: Path, file: Any, config: ModelConfig) -> None:
             )
 
 
-def _calibration(path: Path, tensors: dict[str, Tensor], T: int) -> Calibration | None:
-    if not tensors:
-        return None
+def _calibration(path: Path, tensors: dict[str, Tensor], config: ModelConfig) -> Calibration | None:
     if sorted(tensors) != sorted(f.name for f in fields(Calibration)):
-        raise CheckpointError(f"{path}: its calibration has other tables than this version's")
+        return None
+    rows = config.schedule.T + 1
+    by_band = (torch.float16, (rows, band_count(config.unet.image_channels)))
     for name, table in tensors.items():
-        good = table.dtype == torch.float64 and tuple(table.shape) == (T + 1,)
+        kind = by_band if name.startswith("band") else (torch.float64, (rows,))
+        good = (table.dtype, tuple(table.shape)) == kind
         if not good or not bool((torch.isfinite(table) & (table >= 0)).all()):
             raise CheckpointError(f"{path}: calibration.{name} is damaged")
     return Calibration(**{k: v.numpy() for k, v in tensors.items()})
 
 
 def _plan(path: Path, tensors: dict[str, Tensor], T: int) -> Plan | None:
-    if not tensors:
-        return None
     if sorted(tensors) != sorted(f.name for f in fields(Plan)):
-        raise CheckpointError(f"{path}: its plan has other tables than this version's")
-    t = tensors["timesteps"].numpy()
+        return None
+    t, bpd = tensors["timesteps"].numpy(), tensors["packet_bpd"].numpy()
     falling = t.dtype == np.int64 and t.ndim == 1 and bool(np.all(np.diff(t) < 0))
-    if not falling or not 2 <= len(t) <= _MOST_PLANNED or t[0] != T or t[-1] != 1:
+    if not falling or not 2 <= len(t) <= _MOST_PLANNED or t[0] != T or t[-1] < 1:
         raise CheckpointError(f"{path}: its plan is damaged")
-    return Plan(t)
+    if bpd.dtype != np.float64 or bpd.shape != (len(t) - 1,) or not np.isfinite(bpd).all():
+        raise CheckpointError(f"{path}: its plan is damaged")
+    return Plan(t, bpd)

@@ -13,13 +13,14 @@ from ddpm_codec.entropy import BitReader, BitWriter
 from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, Truncated, VersionMismatch
 
 MAGIC = b"\xddp"
-VERSION = 1
+VERSION = 2
 MODEL_HASH_BYTES = 4
 CRC_BYTES = 4
 MAX_SIDE = (1 << 14) - 1
 MAX_SEED = (1 << 28) - 1
 _FIXED_BYTES = len(MAGIC) + 1 + MODEL_HASH_BYTES + 3
-_LOSSLESS = 0x80
+_LOSSLESS, _CONSTANT_RATE = 0x80, 0x40
+_MOST_BACKEND = 0x3F
 
 ParsePacket = Callable[[list[int], BitReader], list[int]]
 """(the packet before, empty at the start; reader) to the packet's integers; Truncated where bits
@@ -31,8 +32,9 @@ class Header:
     """What a receiver must know beforehand; 15 bytes for a 32x32 picture with seed 0.
 
     `model`: the first 4 bytes of the checkpoint's hash. `backend`: number of the relative entropy
-    coder, 0..127. `block_bits`: its parameter. `packets`: how many follow, which makes a stream
-    complete. `lossless`: whether x_0 follows them.
+    coder, 0..63. `block_bits`: its parameter. `packets`: how many follow, which makes a stream
+    complete. `lossless`: whether x_0 follows them. `rate`: 0 for a planned walk, else the size of
+    a block under constant-rate stepping, 1..255 in units of its own (one byte more).
     """
 
     model: bytes
@@ -43,6 +45,7 @@ class Header:
     packets: int
     lossless: bool = False
     seed: int = 0
+    rate: int = 0
 
     def check(self) -> None:
         """Raise ConfigError for a value that its field can't hold."""
@@ -52,10 +55,15 @@ class Header:
             )
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed {self.seed}: choose one from 0 to {MAX_SEED}")
-        small = {"backend": self.backend, "block bits": self.block_bits, "packets": self.packets}
-        for name, value in small.items():
-            if not 0 <= value < (128 if name == "backend" else 256):
-                raise ConfigError(f"{value} {name}: too many for the header")
+        small = {
+            "packets": (self.packets, 255),
+            "block bits": (self.block_bits, 255),
+            "units of rate": (self.rate, 255),
+            "backend": (self.backend, _MOST_BACKEND),
+        }
+        for name, (value, most) in small.items():
+            if not 0 <= value <= most:
+                raise ConfigError(f"{value} {name}: the header holds 0 to {most}")
 
     @property
     def dims(self) -> int:
@@ -66,8 +74,10 @@ class Header:
         """The header's bytes, its own check included."""
         self.check()
         flags = self.backend | (_LOSSLESS if self.lossless else 0)
+        flags |= _CONSTANT_RATE if self.rate else 0
         body = MAGIC + bytes([VERSION]) + self.model[:MODEL_HASH_BYTES]
         body += bytes([flags, self.block_bits, self.packets])
+        body += bytes([self.rate] if self.rate else [])
         body += b"".join(_varint(v) for v in (self.width, self.height, self.seed))
         return body + _check16(body)
 
@@ -110,7 +120,9 @@ def read_header(data: bytes) -> tuple[Header, int] | None:
         )
     if len(data) < _FIXED_BYTES:
         return None
-    at, numbers = _FIXED_BYTES, []
+    flags, block_bits, packets = data[_FIXED_BYTES - 3 : _FIXED_BYTES]
+    rate_bytes = 1 if flags & _CONSTANT_RATE else 0
+    at, numbers = _FIXED_BYTES + rate_bytes, []
     for most_bytes in (2, 2, 4):
         number = _read_varint(data, at, most_bytes)
         if number is None:
@@ -121,19 +133,20 @@ def read_header(data: bytes) -> tuple[Header, int] | None:
         return None
     if data[at : at + 2] != _check16(data[:at]):
         raise Corrupt("the header's check fails: the stream is damaged")
-    flags, block_bits, packets = data[_FIXED_BYTES - 3 : _FIXED_BYTES]
+    rate = data[_FIXED_BYTES] if rate_bytes else 0
     header = Header(
         model=data[3 : 3 + MODEL_HASH_BYTES],
         width=numbers[0],
         height=numbers[1],
-        backend=flags & ~_LOSSLESS,
+        backend=flags & _MOST_BACKEND,
         block_bits=block_bits,
         packets=packets,
         lossless=bool(flags & _LOSSLESS),
         seed=numbers[2],
+        rate=rate,
     )
-    if not (header.width and header.height):
-        raise Corrupt("a picture without pixels: the stream is damaged")
+    if not (header.width and header.height) or (rate_bytes and not rate):
+        raise Corrupt("a picture without pixels or blocks: the stream is damaged")
     return header, at + 2
 
 

@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ddpm_codec.bands import band_index, block_means, from_bands, to_bands
 from ddpm_codec.discretized import BIN_WIDTH, DiscretizedGaussian
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.gaussian import DiagonalGaussian
 from ddpm_codec.schedule import Array, Indices, Parameterization, Schedule
 from ddpm_codec.unet import Prediction
 
-VarianceRule = Literal["beta", "beta_tilde", "calibrated"]
+VarianceRule = Literal["beta", "beta_tilde", "one_number", "band", "calibrated"]
+MEASURED = ("one_number", "band", "calibrated")
+"""Variance rules that need a calibration, from coarse to fine."""
 
 _ROUNDING_VARIANCE = BIN_WIDTH**2 / 12
 _LEAST_DECODER_VARIANCE = (BIN_WIDTH / 16) ** 2
@@ -38,11 +42,15 @@ class Calibration:
 
     `x_0_mse` (T+1,): E|x_0 - x_0_hat|^2 / D. `head_scale` (T+1,): the mean of squared error
     over the variance that the model's log-variance head predicts; 1 without a head.
-    Index 0 is not used.
+    For the coefficients r of `to_bands(x_0 - x_0_hat)`, by band, (T+1, 64 C) float16:
+    `band_share`: E[r^2] / x_0_mse; `band_ratio`: E[r^2 / v], v the mean over the 8x8 block of the
+    head's variance times head_scale, or x_0_mse without a head. Index 0 is not used.
     """
 
     x_0_mse: Array
     head_scale: Array
+    band_share: npt.NDArray[np.float16]
+    band_ratio: npt.NDArray[np.float16]
 
 
 class Estimate(NamedTuple):
@@ -79,7 +87,7 @@ class DiffusionModel:
             raise ConfigError(
                 f"variance {self.variance!r}: choose one of {', '.join(get_args(VarianceRule))}"
             )
-        if self.variance == "calibrated" and self.calibration is None:
+        if self.variance in MEASURED and self.calibration is None:
             raise ConfigError(
                 "this checkpoint has no calibration: run `ddpm-codec calibrate`, or choose "
                 "the variance beta or beta_tilde"
@@ -107,33 +115,57 @@ class DiffusionModel:
             return Estimate(x_0_hat, None)
         return Estimate(x_0_hat, b_t**2 * log_variance.to(x_t.dtype).exp())
 
-    def reverse_variance(self, t: Indices, s: Indices) -> Array:
-        """(N,) sigma^2 of p_theta(x_s | x_t) for 1 <= s < t, integer arrays (N,).
+    def error_variance(self, estimate: Estimate, t: Tensor) -> Tensor:
+        """What a measured variance rule expects of to_bands(x_0 - x_0_hat)^2; broadcasts to
+        (N,C,H,W).
 
-        beta: beta_{t|s}; beta_tilde: the posterior's own (Section 3.2); calibrated:
-        beta_tilde + x_0_weight^2 E|x_0 - x_0_hat|^2 / D, the least KL for this mean
-        (Bao et al. 2022, Analytic-DPM, Eq. 7, with the error measured).
+        one_number: E|x_0 - x_0_hat|^2 / D at t; band: a number a band; calibrated: that times the
+        scale that the head predicts for the 8x8 block.
         """
-        if self.variance == "beta":
-            return self.schedule.beta_ts(t, s)
-        step = self.schedule.posterior(t, s)
-        if self.variance == "beta_tilde" or self.calibration is None:
-            return step.variance
-        return step.variance + step.x_0_weight**2 * self.calibration.x_0_mse[t]
+        x_0_hat, calibration = estimate.x_0_hat, self.calibration
+        assert calibration is not None
+        mse = broadcast(calibration.x_0_mse, t, x_0_hat)
+        if self.variance == "one_number":
+            return mse
+        table = calibration.band_share if self.variance == "band" else calibration.band_ratio
+        by_band = torch.from_numpy(table[t.cpu().numpy()]).to(x_0_hat)
+        pattern = by_band[:, band_index(*x_0_hat.shape[1:]).to(x_0_hat.device)]
+        if self.variance == "band" or estimate.x_0_variance is None:
+            return pattern * mse
+        scale = broadcast(calibration.head_scale, t, x_0_hat)
+        return pattern * block_means(estimate.x_0_variance) * scale
+
+    def reverse_excess(self, estimate: Estimate, t: Tensor, s: Tensor) -> Tensor:
+        """e = (sigma^2 - beta_tilde) / beta_tilde of p_theta(x_s | x_t), 1 <= s < t, for each
+        coefficient of `to_bands`; broadcasts to (N,C,H,W).
+
+        beta: sigma^2 = beta_{t|s}, so e = (1 - alpha_bar_t) / (1 - alpha_bar_s) - 1; beta_tilde:
+        0 (both Section 3.2). Measured: sigma^2 = beta_tilde + x_0_weight^2 E[error^2], the least
+        KL for this mean (Bao et al. 2022, Analytic-DPM, Eq. 7, with the error measured), and
+        x_0_weight^2 / beta_tilde = SNR_s - SNR_t.
+        """
+        x_0_hat = estimate.x_0_hat
+        t_, s_ = t.cpu().numpy(), s.cpu().numpy()
+        every = torch.arange(len(t_))
+        if self.variance in MEASURED:
+            gain = broadcast(self.schedule.snr[s_] - self.schedule.snr[t_], every, x_0_hat)
+            return gain * self.error_variance(estimate, t)
+        wider = self.schedule.variance[t_] / self.schedule.variance[s_] - 1
+        return broadcast(wider if self.variance == "beta" else 0 * wider, every, x_0_hat)
 
     def decoder(self, estimate: Estimate, t: Tensor) -> DiscretizedGaussian:
         """p_theta(x_0 | x_t), Eq. 13, from any t.
 
         Variances: beta: 1 - alpha_bar_t, which is beta_1 at t = 1; beta_tilde: beta_tilde_2 at
         t = 1, as the authors' code has it, and in proportion to 1 - alpha_bar_t elsewhere;
-        calibrated: the error of x_0_hat, from the head where there is one, less the variance of
+        measured: the error of x_0_hat, from the head where there is one, less the variance of
         a uniform rounding error, which integrating over the bins adds again (Sheppard).
         """
         x_0_hat = estimate.x_0_hat
         variance = self.schedule.variance
         if self.variance == "beta":
             return DiscretizedGaussian(x_0_hat, broadcast(np.sqrt(variance), t, x_0_hat))
-        if self.variance == "beta_tilde" or self.calibration is None:
+        if self.variance not in MEASURED or self.calibration is None:
             beta_tilde_2 = self.schedule.posterior(2, 1).variance
             std = np.sqrt(beta_tilde_2 * variance / variance[1])
             return DiscretizedGaussian(x_0_hat, broadcast(std, t, x_0_hat))
@@ -154,16 +186,21 @@ class ReverseStep:
     x_t: Tensor
     estimate: Estimate
 
+    def at(self, images: Tensor) -> "ReverseStep":
+        """Where some of the images stand, by index (M,)."""
+        estimate = self.estimate.at(images)
+        return ReverseStep(self.model, self.t[images], self.x_t[images], estimate)
+
     @property
     def x_0_hat(self) -> Tensor:
         """(N,C,H,W) Eq. 15, not clipped."""
         return self.estimate.x_0_hat
 
     def p(self, s: Tensor) -> DiagonalGaussian:
-        """p_theta(x_s | x_t) for s (N,) with 1 <= s < t."""
-        mean = self.model.posterior(self.x_0_hat, self.x_t, self.t, s).mean
-        sigma2 = self.model.reverse_variance(self.t.cpu().numpy(), s.cpu().numpy())
-        return DiagonalGaussian(mean, broadcast(sigma2, torch.arange(len(s)), mean))
+        """p_theta(x_s | x_t) for s (N,) with 1 <= s < t, over the coefficients of `to_bands`."""
+        posterior = self.model.posterior(self.x_0_hat, self.x_t, self.t, s)
+        excess = self.model.reverse_excess(self.estimate, self.t, s)
+        return DiagonalGaussian(to_bands(posterior.mean), posterior.variance * (1 + excess))
 
     def decoder(self) -> DiscretizedGaussian:
         """p(0): p_theta(x_0 | x_t), the discretized decoder."""
@@ -205,7 +242,7 @@ def ancestral_sample(
     for s in [*grid[1:], 0]:
         yield step
         to = torch.full_like(step.t, int(s))
-        x_s = step.p(to).sample(generator) if s > 0 else step.x_0_hat
+        x_s = from_bands(step.p(to).sample(generator)) if s > 0 else step.x_0_hat
         try:
             step = walk.send((to, x_s))
         except StopIteration as stop:

@@ -5,7 +5,6 @@ A writer packs bits most significant first. A code is a value with `write`, `rea
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 from ddpm_codec.errors import ConfigError, Corrupt, Truncated
@@ -92,7 +91,8 @@ class IntegerCode(Protocol):
     def length_bits(self, value: int) -> int: ...
 
 
-def _check(value: int, least: int, most: int, code: str) -> None:
+def check_domain(value: int, least: int, most: int, code: str) -> None:
+    """Raise ConfigError for a value that a code can't hold."""
     if not least <= value <= most:
         raise ConfigError(f"{value} under the {code} code: it holds {least} to {most}")
 
@@ -110,7 +110,7 @@ class Raw:
         return reader.read(self.bits)
 
     def length_bits(self, value: int) -> int:
-        _check(value, 0, (1 << self.bits) - 1, f"raw {self.bits}-bit")
+        check_domain(value, 0, (1 << self.bits) - 1, f"raw {self.bits}-bit")
         return self.bits
 
 
@@ -126,7 +126,7 @@ class EliasGamma:
         return 1 << zeros | reader.read(zeros)
 
     def length_bits(self, value: int) -> int:
-        _check(value, 1, (1 << INTEGER_BITS) - 1, "Elias gamma")
+        check_domain(value, 1, (1 << INTEGER_BITS) - 1, "Elias gamma")
         return 2 * value.bit_length() - 1
 
 
@@ -146,7 +146,7 @@ class Rice:
 
     def length_bits(self, value: int) -> int:
         most = (MOST_ZEROS + 1 << self.parameter) - 1
-        _check(value, 0, most, f"Rice {self.parameter}")
+        check_domain(value, 0, most, f"Rice {self.parameter}")
         return (value >> self.parameter) + 1 + self.parameter
 
 
@@ -178,104 +178,3 @@ class Centred:
 
     def length_bits(self, value: int) -> int:
         return Rice(self.parameter).length_bits(self.rank(value))
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """Symbols 0 .. n-1 under the canonical prefix code of the given lengths, in bits.
-
-    Codewords are numbered by (length, symbol), as in DEFLATE (RFC 1951, 3.2.2).
-    """
-
-    lengths: tuple[int, ...]
-
-    @cached_property
-    def words(self) -> tuple[int, ...]:
-        """The codeword of every symbol."""
-        words, word, last = [0] * len(self.lengths), 0, 0
-        for length, symbol in sorted((length, s) for s, length in enumerate(self.lengths)):
-            word <<= length - last
-            words[symbol], last = word, length
-            word += 1
-        return tuple(words)
-
-    @cached_property
-    def symbols(self) -> dict[tuple[int, int], int]:
-        """(length, codeword) to symbol."""
-        return {(n, w): s for s, (n, w) in enumerate(zip(self.lengths, self.words, strict=True))}
-
-    def write(self, writer: BitWriter, value: int) -> None:
-        length = self.length_bits(value)
-        writer.write(self.words[value], length)
-
-    def read(self, reader: BitReader) -> int:
-        word = 0
-        for length in range(1, max(self.lengths) + 1):
-            word = word << 1 | reader.read(1)
-            if (length, word) in self.symbols:
-                return self.symbols[length, word]
-        raise Corrupt(f"no symbol before bit {reader.position}: the stream is damaged")
-
-    def length_bits(self, value: int) -> int:
-        _check(value, 0, len(self.lengths) - 1, "prefix")
-        return self.lengths[value]
-
-
-@dataclass(frozen=True)
-class HalfOctave:
-    """n in 1 .. 2^25 - 1: the half-octave that holds n under `symbol`, then raw bits.
-
-    Half-octave 0 is {1}; 2 j - 1 and 2 j are the lower and upper half of 2^j .. 2^(j+1) - 1,
-    so the j - 1 lowest bits of n are left over.
-    """
-
-    symbol: Prefix
-
-    def write(self, writer: BitWriter, value: int) -> None:
-        self.length_bits(value)
-        half, low = half_octave(value)
-        self.symbol.write(writer, half)
-        writer.write(value & ((1 << low) - 1), low)
-
-    def read(self, reader: BitReader) -> int:
-        half = self.symbol.read(reader)
-        octave = (half + 1) // 2
-        if octave < 1:
-            return 1
-        top = 2 + (half + 1) % 2
-        return top << (octave - 1) | reader.read(octave - 1)
-
-    def length_bits(self, value: int) -> int:
-        _check(value, 1, (1 << (len(self.symbol.lengths) + 1) // 2) - 1, "half-octave")
-        half, low = half_octave(value)
-        return self.symbol.length_bits(half) + low
-
-
-def half_octave(value: int) -> tuple[int, int]:
-    """(half-octave, raw bits left over) of value >= 1."""
-    octave = value.bit_length() - 1
-    if octave == 0:
-        return 0, 0
-    return 2 * octave - 1 + (value >> (octave - 1) & 1), octave - 1
-
-
-INDEX_CODES = tuple(
-    HalfOctave(Prefix(tuple(int(digit, 36) for digit in lengths)))
-    for lengths in (
-        "123456789abceffgggghhhhiiiijjjjkkkklllllmmmmnnnoo",  # 0.5
-        "134344666789abcdfgghhhhiiiijjjjkkkklllllmmmmnnnoo",  # 1
-        "233344445566778889abcdefiiiijjjjkkkklllllmmmmnnnn",  # 2
-        "23444444545566667788999abcdefgjjjjkkkkklllmmmmmnn",  # 3
-        "24444454545555656677778899aaabcdefiiiiijjjkkkkkll",  # 4
-        "345454545454545555656677778899aabbcccdefgijjjjjkk",  # 5.5
-        "355555555454545555555566667677888899aabbcccdefghh",  # 7
-        "456555555555545455555555656666777787889999aabbccb",  # 8.5
-    )
-)
-"""Codes for the index of a candidate, one a class: the KL in bits of the block that it is best
-for. Huffman lengths (a digit to base 36 each) of the law of the Poisson functional
-representation's index for unit-variance Gaussians:
-
-    index - 1 ~ Poisson(S (w P(w' < w) - Q(w' < w))),  S ~ Exp(1), w = w(z), z ~ q,
-
-mixed with a thousandth of 2^(-symbol/4), so that no symbol is impossible."""

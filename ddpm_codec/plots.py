@@ -10,6 +10,8 @@ from ddpm_codec.bound import Bound
 from ddpm_codec.data import Pixels
 from ddpm_codec.files import atomic
 from ddpm_codec.rate_distortion import TABLE_4
+from ddpm_codec.schedule import Array, Plan
+from ddpm_codec.stepping import StepTable
 
 matplotlib.use("Agg")
 
@@ -88,6 +90,24 @@ def plot_realised(expected: pd.DataFrame, realised: dict[str, pd.DataFrame], pat
     low.set(xlim=(0, 0.5), ylim=(None, top))
     low.set_title("first half bit a dimension")
     high.legend()
+    _write(figure, path)
+
+
+def plot_plan(table: StepTable, plan: Plan, log_snr: Array, path: Path) -> None:
+    """Bits per nat of log SNR along the nodes of `table`, and the packets of `plan`."""
+    x = log_snr[table.nodes]
+    fine = np.diagonal(table.kl_bits, 1).mean(axis=0) / np.diff(x)
+    ends, words = log_snr[plan.timesteps], plan.packet_bpd * table.dims
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    left.plot(x[:-1], fine, color="0.6", lw=3, label=f"KL, {len(x) - 1} steps")
+    left.stairs(words / np.diff(ends), ends, color=_OURS, label=f"packets, {plan.steps} steps")
+    left.set(xlabel="log SNR (nats)", ylabel="bits per nat of log SNR", yscale="log")
+    left.legend()
+    right.plot(ends[1:], words, ".-", color=_OURS)
+    right.set(xlabel="log SNR (nats) at the end of a step", ylabel="bits of a packet", yscale="log")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{plan.steps} steps, {words.sum():.0f} bits in {table.dims} dimensions")
     _write(figure, path)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm_codec.bands import from_bands
 from ddpm_codec.codec import (
     ProgressiveCodec,
     decoder_row,
@@ -43,7 +44,7 @@ class Receiver:
                 "give the other checkpoint with --ckpt"
             )
         self.codec.check_size(header)
-        if header.packets > self.codec.plan.steps:
+        if not header.rate and header.packets > self.codec.plan.steps:
             raise Corrupt(f"{header.packets} packets, but the plan has {self.codec.plan.steps}")
         return packet_parser(header)
 
@@ -69,12 +70,14 @@ class Receiver:
     def _advance(self, header: Header, packet: list[int]) -> None:
         assert self._walk is not None
         assert self._step is not None
-        s = torch.tensor([int(self.codec.plan.timesteps[self._number + 1])])
+        t = int(self._step.t[0])
+        to = self.codec.next_timestep(header, self._number, t, packet[0])
+        s = torch.tensor([to])
         p = gaussian_row(self._step.p(s), 0)
         shared = SharedRandomness(header.seed, VERSION)
-        coder = make_coder(header, self._previous)
+        coder = make_coder(header, self._previous, self.codec.sigma_q(t, to))
         sample = coder.sample(p, shared, self._number, packet)
-        x_s = torch.from_numpy(sample).float().view_as(self._step.x_t)
+        x_s = from_bands(torch.from_numpy(sample).float().view_as(self._step.x_t))
         self._step = self._walk.send((s, x_s))
         self._number, self._previous = self._number + 1, packet
 
@@ -88,8 +91,8 @@ class Receiver:
         if header is None or self._step is None or self.picture is None:
             raise Truncated("the stream ends before its header does")
         if header.lossless and self.reader.x_0 is not None:
-            if self._number < self.codec.plan.steps:
-                raise Corrupt("x_0 follows a walk that does not reach t = 1: the stream is damaged")
+            if int(self._step.t[0]) != self.codec.last_timestep(header):
+                raise Corrupt("x_0 follows a walk that is not over: the stream is damaged")
             mean, std = pixel_parameters(decoder_row(self._step, 0))
             pixels = decode_pixels(self.reader.x_0, mean, std).astype(np.uint8)
             if zlib.crc32(pixels.tobytes()) != self.reader.pixel_crc:

@@ -66,9 +66,11 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a walk: `timesteps` (n+1,) integers, T = t_0 > ... > t_n = 1."""
+    """The steps of a walk: `timesteps` (n+1,) integers, T = t_0 > ... > t_n >= 1, and `packet_bpd`
+    (n,), the bits per dimension that each step's packet is expected to have."""
 
     timesteps: Indices
+    packet_bpd: Array
 
     @property
     def steps(self) -> int:

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm_codec.bands import from_bands, to_bands
 from ddpm_codec.bound import BATCH_PIXELS
 from ddpm_codec.codec import (
     IDEAL_NUMBER,
+    TRELLIS_RADIX,
     ProgressiveCodec,
     decoder_row,
     gaussian_row,
@@ -18,15 +20,16 @@ from ddpm_codec.codec import (
     one_thread,
     pixel_parameters,
 )
+from ddpm_codec.constant_rate import RATE_UNIT, ConstantRate, choose_jump
 from ddpm_codec.container import CRC_BYTES, VERSION, Header, finish, size_bytes
 from ddpm_codec.diffusion import ReverseStep
 from ddpm_codec.discretized import DiscretizedGaussian
 from ddpm_codec.entropy import BitReader, BitWriter
 from ddpm_codec.errors import ConfigError
+from ddpm_codec.gaussian import DiagonalGaussian
 from ddpm_codec.ledger import Ledger, Step
 from ddpm_codec.pixel_code import encode_pixels
 from ddpm_codec.relative_entropy import Gaussian, Ideal
-from ddpm_codec.schedule import Plan
 from ddpm_codec.shared_randomness import SharedRandomness
 from ddpm_codec.units import from_uint8, rmse_to_psnr_db, to_uint8
 
@@ -79,22 +82,38 @@ class _Sending:
         seen = psnr_db(self.pixels, x_0_hat)
         return seen is None or seen >= self.target.psnr_db
 
-    def send(self, plan: Plan, number: int, q: Gaussian, p: Gaussian) -> np.ndarray | None:
+    def choose(self, codec: ProgressiveCodec, step: ReverseStep, x_0: Tensor) -> tuple[int, int]:
+        """(s, jump) of the next step from where `step` (of this one image) stands; s = 0: none."""
+        t, number = int(step.t[0]), len(self.ledger.steps)
+        if t == codec.last_timestep(self.header) or self.is_reached(step.x_0_hat[0]):
+            return 0, 0
+        jump = 0
+        if self.header.rate:
+            kappa = self.header.block_bits % TRELLIS_RADIX
+            rate_bits = self.header.rate * RATE_UNIT
+            jump = choose_jump(step, x_0, codec.nodes, rate_bits, kappa)
+        return codec.next_timestep(self.header, number, t, jump), jump
+
+    def send(
+        self, t: int, s: int, jump: int, sigma_q: float, q: Gaussian, p: Gaussian
+    ) -> np.ndarray | None:
         """Code one step; (D,) the sample, or None where the file would grow too long."""
-        packet = BitWriter()
+        number, packet, previous = len(self.ledger.steps), BitWriter(), self.previous
         if self.header.backend == IDEAL_NUMBER:
             coded = Ideal().encode(q, p, self.shared, number, packet, self.private)
         else:
-            coder = make_coder(self.header, self.previous)
+            coder = make_coder(self.header, self.previous, sigma_q)
+            if isinstance(coder, ConstantRate):
+                coder.jump = jump
             coded = coder.encode(q, p, self.shared, number, packet, self.private)
             reader = BitReader(packet.getvalue(), packet.bits)
-            self.previous = coder.read(self.header.dims, reader)
+            previous = coder.read(self.header.dims, reader)
         if self.target.max_bytes is not None:
             size = size_bytes(self.header, self.writer.bits + packet.bits)
             if size > self.target.max_bytes:
                 return None
         self.writer.append(packet)
-        t, s = (int(plan.timesteps[number + i]) for i in (0, 1))
+        self.previous = previous
         self.ledger.steps.append(Step.of(t, s, coded))
         return coded.sample
 
@@ -116,21 +135,25 @@ def send(
     block_bits: int | None = None,
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
+    rate_bits: int = 0,
 ) -> list[Sent]:
     """Algorithm 3 for pictures (N,3,H,W) uint8, in batches; lossless ones singly.
 
     `seed` seeds both the shared randomness and, apart from it, the sender's private draws: the
-    same bytes for the same seed. `progress` is told of every packet. Raises ConfigError for a
-    target that can't be reached or sizes that the model or the header can't hold. The backend
-    `IDEAL` gives ledgers and pictures, with empty streams.
+    same bytes for the same seed. `progress` is told of every packet. With `rate_bits` steps are
+    taken at a constant rate of so many bits a block instead of along the plan. The backend `IDEAL`
+    gives ledgers and pictures, with empty streams. Raises ConfigError for a target that can't be
+    reached or sizes that the model or the header can't hold.
     """
     target = target or Target()
     target.check()
     size = 1 if target.lossless else max(1, BATCH_PIXELS // pixels[0, 0].numel())
     sent: list[Sent] = []
+    header = codec.header(pixels[0], backend, block_bits, seed, rate_bits)
+    header = replace(header, lossless=target.lossless)
     with one_thread(target.lossless):
         for batch in pixels.split(size):
-            sent += _send_batch(codec, batch, target, backend, block_bits, seed, progress)
+            sent += _send_batch(codec, batch, target, header, progress)
     return sent
 
 
@@ -138,24 +161,20 @@ def _send_batch(
     codec: ProgressiveCodec,
     pixels: Tensor,
     target: Target,
-    backend: str,
-    block_bits: int | None,
-    seed: int,
+    header: Header,
     progress: Callable[[int], object] | None,
 ) -> list[Sent]:
-    header = codec.header(pixels[0], backend, block_bits, seed)
-    header = replace(header, lossless=target.lossless)
     if target.max_bytes is not None and size_bytes(header, 0) > target.max_bytes:
         raise ConfigError(
             f"--max-bytes {target.max_bytes}: the shortest stream has {size_bytes(header, 0)} bytes"
         )
-    shared = SharedRandomness(seed, VERSION)
+    shared = SharedRandomness(header.seed, VERSION)
     jobs = [
         _Sending(
             pixels=picture,
             header=header,
             shared=shared,
-            private=np.random.default_rng([seed, index]),
+            private=np.random.default_rng([header.seed, index]),
             writer=BitWriter(),
             ledger=Ledger(header.dims, 8 * len(header.pack())),
             target=target,
@@ -165,14 +184,12 @@ def _send_batch(
     walk, step = codec.start(codec.prior_sample(header).repeat(len(pixels), 1, 1, 1))
     x_0, active = from_uint8(pixels), list(range(len(pixels)))
     last: dict[int, DiscretizedGaussian] = {}
-    for number in range(codec.plan.steps + 1):
+    while active:
         for row, job in enumerate(active):
             jobs[job].observe(step.x_0_hat[row])
-        if number == codec.plan.steps:
-            if target.lossless:
-                last = {job: decoder_row(step, row) for row, job in enumerate(active)}
-            break
-        s, x_s = _step_batch(codec, jobs, active, number, step, x_0)
+        s, x_s = _step_batch(codec, jobs, active, step, x_0)
+        ended = (s == 0).nonzero().flatten().tolist()
+        last |= {active[row]: decoder_row(step, row) for row in ended if target.lossless}
         active = [job for job, at in zip(active, s.tolist(), strict=True) if at > 0]
         if progress is not None:
             progress(len(active))
@@ -187,22 +204,32 @@ def _step_batch(
     codec: ProgressiveCodec,
     jobs: list[_Sending],
     active: list[int],
-    number: int,
     step: ReverseStep,
     x_0: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """(s (M,), x_s (M,3,H,W)) of the active pictures; s = 0 for those that end here."""
-    s = torch.full((len(active),), int(codec.plan.timesteps[number + 1]))
-    q, p = codec.model.posterior(x_0[active], step.x_t, step.t, s), step.p(s)
-    x_s = step.x_0_hat.clone()
-    for row, job in enumerate(active):
-        sample = None
-        if not jobs[job].is_reached(step.x_0_hat[row]):
-            sample = jobs[job].send(codec.plan, number, gaussian_row(q, row), gaussian_row(p, row))
+    one = [torch.tensor([row]) for row in range(len(active))]
+    choices = [
+        jobs[job].choose(codec, step.at(row), x_0[job : job + 1])
+        for row, job in zip(one, active, strict=True)
+    ]
+    s, x_s = torch.tensor([to for to, _ in choices]), step.x_0_hat.clone()
+    going = s.nonzero().flatten()
+    if not len(going):
+        return s, x_s
+    part = step.at(going)
+    q = codec.model.posterior(x_0[active][going], part.x_t, part.t, s[going])
+    q, p = DiagonalGaussian(to_bands(q.mean), q.variance), part.p(s[going])
+    samples = to_bands(part.x_0_hat)
+    for at, row in enumerate(going.tolist()):
+        job, t, (to, jump) = jobs[active[row]], int(part.t[at]), choices[row]
+        rows = gaussian_row(q, at), gaussian_row(p, at)
+        sample = job.send(t, to, jump, codec.sigma_q(t, to), *rows)
         if sample is None:
             s[row] = 0
         else:
-            x_s[row] = torch.from_numpy(sample).float().view_as(x_s[row])
+            samples[at] = torch.from_numpy(sample).float().view_as(samples[at])
+    x_s[going] = from_bands(samples)
     return s, x_s
 
 

@@ -24,7 +24,7 @@ Singles = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
-CODEWORDS, DEAL, ARRIVALS, CODEBOOK, SIGNS = range(5)
+CODEWORDS, DEAL, ARRIVALS, CODEBOOK, SIGNS, DITHER = range(6)
 """Streams: what a block's randomness is for. Streams never overlap."""
 
 LANES = 8
@@ -103,11 +103,11 @@ class SharedRandomness:
                 raise ConfigError(f"{name} {value}: choose an integer from 0 to {2**32 - 1}")
         self.key = (seed, version)
 
-    def words(self, stream: int, block: int, candidates: slice, columns: slice) -> Words:
+    def words(self, stream: int, block: int, candidates: Indices, columns: slice) -> Words:
         """(4, C, N) 32-bit words of counters (column, candidate, block, stream)."""
-        grid = (candidates.stop - candidates.start, columns.stop - columns.start)
+        grid = (len(candidates), columns.stop - columns.start)
         column = np.arange(columns.start, columns.stop, dtype=np.uint64)
-        candidate = np.arange(candidates.start, candidates.stop, dtype=np.uint64)
+        candidate = candidates.astype(np.uint64)
         c0 = np.broadcast_to(column, grid).ravel()
         c1 = np.broadcast_to(candidate[:, None], grid).ravel()
         out = np.empty((4, c0.size), dtype=np.uint64)
@@ -118,28 +118,29 @@ class SharedRandomness:
         return out.reshape(4, *grid)
 
     def codewords(
-        self, block: int, first: int, count: int, dims: int, stream: int = CODEWORDS
+        self, block: int, candidates: Indices, dims: int, stream: int = CODEWORDS
     ) -> Singles:
-        """(count, dims) candidates first, first+1, ... : integers in units of NORMAL_UNIT.
+        """(C, dims) the candidates of these numbers (C,): integers in units of NORMAL_UNIT.
 
         Dimensions 8 g .. 8 g + 7 are the Hadamard mixture of the quantiles of counter column
         g; its word i holds the 16 bits of lane 2 i below those of lane 2 i + 1. The sums stay
         below 2^24, so that float32 holds them exactly.
         """
         columns = -(-dims // LANES)
-        words = self.words(stream, block, slice(first, first + count), slice(0, columns))
+        words = self.words(stream, block, candidates, slice(0, columns))
         halves = words.astype("<u4").view("<u2").reshape(4, -1, 2)
         lanes = np.take(normal_quantiles(), halves.transpose(0, 2, 1).reshape(LANES, -1))
-        return np.ascontiguousarray(hadamard(lanes).T).reshape(count, -1)[:, :dims]
+        return np.ascontiguousarray(hadamard(lanes).T).reshape(len(candidates), -1)[:, :dims]
 
     def normals(self, block: int, candidate: int, dims: int) -> Floats:
         """(dims,) one candidate, standard normal, as the receiver reads it."""
-        return self.codewords(block, candidate, 1, dims)[0].astype(np.float64) * NORMAL_UNIT
+        codeword = self.codewords(block, np.array([candidate]), dims)[0]
+        return codeword.astype(np.float64) * NORMAL_UNIT
 
     def long_words(self, stream: int, block: int, first: int, count: int) -> Words:
         """(count,) 64-bit words number first, first + 1, ... of a stream's block."""
         columns = slice(first // 2, (first + count + 1) // 2)
-        words = self.words(stream, block, slice(0, 1), columns)[:, 0].T.reshape(-1, 2)
+        words = self.words(stream, block, np.zeros(1, np.int64), columns)[:, 0].T.reshape(-1, 2)
         return (words[:, 0] | words[:, 1] << _HALF)[first % 2 :][:count]
 
     def integers(self, stream: int, block: int, count: int, bound: int) -> Indices:

@@ -1,51 +1,165 @@
-"""Which steps a walk takes: merged steps, so that each carries more than a few bits.
+"""Which steps a walk takes: planned so that its file is short.
 
 The T-step chain has hundreds of steps of less than a bit, and a relative entropy coder spends
-bits on every call. Long steps cost KL instead, because x_0_hat goes stale on the way. `plan`
-finds the walk that costs least by dynamic programming over all pairs s < t.
+bits on every call, the more per bit the shorter they are. Long steps cost KL instead, because
+x_0_hat goes stale on the way. The planner measures, on calibration pictures, the KL of every
+step between two nodes, turns it into the bits of a packet, and finds the walk with the fewest by
+dynamic programming.
 """
 
-import numpy as np
+from dataclasses import dataclass
+from itertools import pairwise
 
-from ddpm_codec.bound import step_kl_nats
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_codec.bands import to_bands
+from ddpm_codec.bound import BATCH_PIXELS, Progress, excess_kl_nats
 from ddpm_codec.diffusion import DiffusionModel
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.schedule import Array, Plan
-from ddpm_codec.units import NATS_PER_BIT
+from ddpm_codec.gaussian import sum_dims
+from ddpm_codec.prefix import NEARBY, NEARBY_BELOW, NEARBY_ESCAPE
+from ddpm_codec.relative_entropy.trellis import FIRST_RANK, size_ranks, spent_bits
+from ddpm_codec.schedule import Array, Indices, Plan
+from ddpm_codec.units import NATS_PER_BIT, from_uint8
 
-STEP_BITS = 8.0
-"""What a call of a coder costs beyond the KL, about: side information, and small blocks' overhead.
-Of 2 to 20 bits (46 to 22 steps) none changed lossless files of 8 validation crops by over 0.5 %."""
+NODES = 128
+"""Timesteps that a plan chooses from, even in log SNR."""
+MOST_CALLS = 60
+"""Network calls of a plan, unless it is told otherwise."""
 
 
-def expected_step_bits(model: DiffusionModel, dims: int) -> Array:
-    """(T+1, T+1) expected KL in bits of the step from t (row) to s (column), 1 <= s < t.
+@dataclass(frozen=True)
+class StepTable:
+    """Steps between `nodes` (n,), timesteps falling from T to 1, on N pictures of D dimensions.
 
-    From the calibration: E|x_0 - x_0_hat(x_t)|^2 at every t. Infinite where there is no step.
-    Raises ConfigError without a calibration.
+    `kl_bits` (n, n, N): KL in bits of the step from one node to a later one, else NaN;
+    `x_0_bits` (n, N): -log2 p(x_0 | x_t), what x_0 costs from each node.
+    """
+
+    nodes: Indices
+    dims: int
+    kl_bits: Array
+    x_0_bits: Array
+
+
+def measure_steps(
+    model: DiffusionModel,
+    pixels: Tensor,
+    generator: torch.Generator,
+    nodes: int = NODES,
+    progress: Progress | None = None,
+) -> StepTable:
+    """The KL of every step between nodes for pictures (N,C,H,W) uint8, one exact draw of x_t each.
+
+    Raises ConfigError unless the model's variance is a measured one.
     """
     if model.calibration is None:
         raise ConfigError("this checkpoint has no calibration: run `ddpm-codec calibrate`")
-    T = model.schedule.T
-    t, s = np.tril_indices(T + 1, -1)
-    t, s = t[s >= 1], s[s >= 1]
-    bits = np.full((T + 1, T + 1), np.inf)
-    error = model.calibration.x_0_mse[t]
-    bits[t, s] = dims * step_kl_nats(model, error, 1, t, s) / NATS_PER_BIT
-    return bits
+    grid = model.schedule.log_snr_grid(min(nodes, model.schedule.T))
+    kl = np.full((len(grid), len(grid), len(pixels)), np.nan)
+    x_0_bits = np.empty((len(grid), len(pixels)))
+    size = max(1, BATCH_PIXELS // pixels[0, 0].numel())
+    for first in range(0, len(pixels), size):
+        part = slice(first, first + size)
+        for at in range(len(grid)):
+            _measure_node(
+                model, pixels[part], grid, at, generator, kl[at, :, part], x_0_bits[at, part]
+            )
+            if progress is not None:
+                progress(len(pixels[part]))
+    return StepTable(grid, pixels[0].numel(), kl, x_0_bits)
 
 
-def plan(model: DiffusionModel, dims: int, step_bits: float = STEP_BITS) -> Plan:
-    """The walk from T to 1 with the least expected KL + `step_bits` a step, for D = `dims`."""
-    bits = expected_step_bits(model, dims)
-    T = model.schedule.T
-    cost, arrow = np.full(T + 1, np.inf), np.zeros(T + 1, dtype=np.int64)
-    cost[1] = 0.0
-    for t in range(2, T + 1):
-        onward = bits[t, 1:t] + step_bits + cost[1:t]
-        arrow[t] = 1 + int(np.argmin(onward))
-        cost[t] = onward[arrow[t] - 1]
-    walk = [T]
-    while walk[-1] > 1:
-        walk.append(int(arrow[walk[-1]]))
-    return Plan(np.array(walk, dtype=np.int64))
+def _measure_node(
+    model: DiffusionModel,
+    pixels: Tensor,
+    grid: Indices,
+    at: int,
+    generator: torch.Generator,
+    kl: Array,
+    x_0_bits: Array,
+) -> None:
+    """Fill kl (n, N) and x_0_bits (N,) for the steps from node number `at`."""
+    x_0, t = from_uint8(pixels), torch.full((len(pixels),), int(grid[at]))
+    eps = torch.randn(x_0.shape, generator=generator)
+    estimate = model.estimate(model.q_sample(x_0, t, eps), t)
+    x_0_bits[:] = model.decoder(estimate, t).log_prob_nats(pixels).numpy() / -NATS_PER_BIT
+    error2 = to_bands(x_0 - estimate.x_0_hat) ** 2
+    snr = model.schedule.snr
+    for to in range(at + 1, len(grid)):
+        s = int(grid[to])
+        gain = float(snr[s] - snr[grid[at]])
+        excess = model.reverse_excess(estimate, t, torch.full_like(t, s))
+        kl[to] = sum_dims(excess_kl_nats(excess, gain * error2)).numpy() / NATS_PER_BIT
+
+
+def plan(
+    table: StepTable,
+    kappa: int = 16,
+    end: int = 1,
+    calls: int | None = None,
+    lossless: bool = False,
+) -> Plan:
+    """The walk from T to the node nearest to t = `end` with the least expected bits of a file,
+    under the trellis coder with `kappa`: words, and the code of a packet's size around that of
+    the packet before.
+
+    With `lossless` the walk may end at any node, and x_0 follows from there. `calls`: at most so
+    many network calls, one a step and one at the end (MOST_CALLS). Raises ConfigError if no walk
+    has so few.
+    """
+    with np.errstate(invalid="ignore"):
+        words = spent_bits(table.kl_bits, kappa)
+    edge = np.where(np.isnan(words), np.inf, words).mean(axis=2)
+    tail = np.full(len(edge), np.inf)
+    if lossless:
+        tail = table.x_0_bits.mean(axis=1)
+    else:
+        tail[int(np.argmin(np.abs(table.nodes - end)))] = 0.0
+    ranks = size_ranks(np.nan_to_num(words, nan=1.0))
+    walk = _cheapest(edge, tail, ranks, calls or MOST_CALLS)
+    if walk is None:
+        raise ConfigError(f"no walk with {calls} network calls: allow more")
+    bits = np.array([edge[a, b] for a, b in pairwise(walk)])
+    return Plan(table.nodes[walk], bits / table.dims)
+
+
+def _side_bits(before: Indices, here: Indices) -> Array:
+    """Mean over the last axis of the bits that code size `here` after size `before`."""
+    lengths = np.array(NEARBY.lengths)
+    symbol = np.clip(here - before + NEARBY_BELOW, -1, NEARBY_ESCAPE)
+    return np.asarray(lengths[symbol].mean(axis=-1))
+
+
+def _cheapest(edge: Array, tail: Array, ranks: Indices, calls: int) -> list[int] | None:
+    """The path from node 0 with the least sum of `edge` (n, n), of its sizes' code, and of `tail`
+    (n,) at its end, with at most `calls` nodes; None if there is none.
+
+    Dynamic programming over the last two nodes, since a size is coded around the one before.
+    """
+    nodes = len(edge)
+    possible = np.isfinite(edge)
+    side = np.full((nodes, nodes, nodes), np.inf)
+    for b in range(1, nodes):
+        from_, to = np.flatnonzero(possible[:, b]), np.flatnonzero(possible[b])
+        if len(from_) and len(to):
+            code = _side_bits(ranks[from_, b][:, None], ranks[b, to][None])
+            side[from_[:, None], b, to] = code
+    first = edge[0] + _side_bits(np.full_like(ranks[0], FIRST_RANK), ranks[0])
+    onward, arrows = np.broadcast_to(tail, (nodes, nodes)), []
+    best, best_steps, second = np.inf, 0, 0
+    for steps in range(1, calls):
+        total = first + onward[0]
+        if total.min() < best:
+            best, best_steps, second = float(total.min()), steps, int(total.argmin())
+        through = side + (edge + onward)[None]
+        arrows.append(np.argmin(through, axis=2))
+        onward = np.min(through, axis=2)
+    if not best_steps:
+        return None
+    walk = [0, second]
+    for arrow in reversed(arrows[: best_steps - 1]):
+        walk.append(int(arrow[walk[-2], walk[-1]]))
+    return walk

@@ -38,6 +38,20 @@ VARIANTS = {
     "unshuffle x4": (replace(SMALL, channels=160, multipliers=(1,), patch=4), RULE),
     "full resolution": (replace(SMALL, channels=48, multipliers=(1, 2), patch=1, blocks=1), RULE),
     "no Fourier": (replace(SMALL, fourier=()), RULE),
+    "no Fourier, batch 32": (replace(SMALL, fourier=()), replace(RULE, batch=32)),
+    "no Fourier, batch 32, 96 x (1)": (
+        replace(SMALL, fourier=(), multipliers=(1,)),
+        replace(RULE, batch=32),
+    ),
+    "no Fourier, batch 32, 128 x (1), 3 blocks": (
+        replace(SMALL, fourier=(), multipliers=(1,), channels=128, blocks=3),
+        replace(RULE, batch=32),
+    ),
+    "no Fourier, batch 16": (replace(SMALL, fourier=()), replace(RULE, batch=16)),
+    "no Fourier, batch 32, unshuffle x4": (
+        replace(SMALL, fourier=(), channels=160, multipliers=(1,), patch=4),
+        replace(RULE, batch=32),
+    ),
     "octaves 1..7": (replace(SMALL, fourier=tuple(range(1, 8))), RULE),
 }
 VALIDATE_SECONDS = 240

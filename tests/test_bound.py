@@ -1,16 +1,20 @@
 """The bound: Monte Carlo, exact sum and sampled estimate agree; curves follow from it."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from ddpm_codec.bound import evaluate_bound, expected_kl, sampled_work
+from ddpm_codec.bound import evaluate_bound, expected_kl, sampled_work, step_kl_nats
 from ddpm_codec.calibration import calibrate
+from ddpm_codec.diffusion import DiffusionModel, VarianceRule
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.rate_distortion import expected_curve, table_4
-from ddpm_codec.units import NATS_PER_BIT
+from ddpm_codec.schedule import Schedule, ScheduleConfig
+from ddpm_codec.unet import Prediction
+from ddpm_codec.units import NATS_PER_BIT, from_uint8, to_uint8
 
 from .oracles.nelbo import monte_carlo_nelbo
 
@@ -93,15 +97,43 @@ def test_curve_ends_at_the_rate_and_starts_at_the_prior(model, pixels):
     assert list(table_4(curve)["reverse_step"]) == list(range(20, 0, -2))
 
 
-def test_calibrated_variance_is_the_best_of_the_three_on_its_own_crops(tiny, pixels):
+def test_finer_variances_are_better_on_their_own_crops(tiny, pixels):
+    """Each measured rule is the best choice of its numbers. The scale of blocks comes from a
+    random head here, which need not help."""
     plain, many = tiny.model("beta_tilde"), pixels.repeat(100, 1, 1, 1)
     table = calibrate(plain, many, torch.Generator().manual_seed(0))
     rates = {}
-    for variance in ("beta", "beta_tilde", "calibrated"):
+    for variance in get_args(VarianceRule):
         model = replace(plain, variance=variance, calibration=table)
         bound = evaluate_bound(model, many, torch.Generator().manual_seed(1), steps=8)
         rates[variance] = bound.rate_nats.mean()
-    assert rates["calibrated"] < min(rates["beta"], rates["beta_tilde"])
+    assert rates["one_number"] < min(rates["beta"], rates["beta_tilde"])
+    assert rates["band"] < rates["one_number"]
+    assert rates["calibrated"] < rates["beta_tilde"]
+
+
+def test_scale_of_the_head_is_used():
+    """Blocks of noise of two strengths, a denoiser that says 0 and a head that knows which is
+    which: the rate comes down to that of two Gaussians of known variance."""
+    generator = torch.Generator().manual_seed(0)
+    strong = torch.tensor([0.05, 0.4]).repeat(100).view(-1, 1, 1, 1)
+    noise = torch.randn(200, 3, 8, 8, generator=generator)
+    pixels = to_uint8(strong * noise)
+
+    def knowing(x_t, t):
+        return Prediction(torch.zeros_like(x_t), (strong**2).log().expand_as(x_t))
+
+    schedule = Schedule(ScheduleConfig(T=20, beta_1=1e-3, beta_T=0.3))
+    table = calibrate(DiffusionModel(knowing, schedule, "x_0"), pixels, generator)
+    x_0, t, s = from_uint8(pixels), torch.full((200,), 10), torch.full((200,), 4)
+    gain = schedule.snr[4] - schedule.snr[10]
+    kl = {}
+    for rule in ("band", "calibrated"):
+        model = DiffusionModel(knowing, schedule, "x_0", rule, table)
+        kl[rule] = step_kl_nats(model, model.estimate(x_0, t), x_0, t, s)
+    expected = 0.5 * 192 * np.log1p(gain * strong.double().numpy() ** 2).mean()
+    assert kl["calibrated"].mean().item() == pytest.approx(expected, rel=0.02)
+    assert kl["band"].mean() > 1.1 * expected
 
 
 def test_calibration_between_measured_timesteps_is_interpolated(tiny, pixels):

@@ -16,6 +16,7 @@ from PIL import Image
 from ddpm_codec import checkpoint, data
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.cli import main
+from ddpm_codec.container import VERSION
 from ddpm_codec.schedule import Plan
 
 from .conftest import TINY, random_checkpoint
@@ -38,7 +39,7 @@ def run(monkeypatch, tmp_path):
 def ckpt(tmp_path, pixels):
     source = random_checkpoint(TINY)
     source.calibration = calibrate(source.model(), pixels, torch.Generator().manual_seed(0))
-    source.plan = Plan(source.model().schedule.log_snr_grid(6))
+    source.plan = Plan(source.model().schedule.log_snr_grid(6), np.zeros(5))
     checkpoint.save(source, tmp_path / "tiny.safetensors")
     return tmp_path / "tiny.safetensors"
 
@@ -95,7 +96,7 @@ def test_nll_of_a_single_image_has_no_standard_error(run, ckpt):
 
 
 def test_nll_steps_and_variances(run, ckpt):
-    for variance in ("beta", "beta_tilde", "calibrated"):
+    for variance in ("beta", "beta_tilde", "one_number", "band", "calibrated"):
         run("nll", "--ckpt", ckpt, "--limit", 2, "--steps", 7, "--variance", variance,
             "--json", "o.json")  # fmt: skip
         report = json.loads(Path("o.json").read_text())
@@ -178,6 +179,7 @@ BAD = {
     "corrupt picture": ["nll", "--data", "corrupt", "--crop", "8"],
     "json into a missing folder": ["nll", "--limit", "1", "--json", "no/such.json"],
     "json onto a folder": ["nll", "--limit", "1", "--json", "empty"],
+    "a name too long for a file": ["send", "x" * 5000],
     "plot into a missing folder": ["nll", "--limit", "1", "--plot", "no/such.png"],
     "too many steps": ["nll", "--limit", "1", "--steps", "21"],
     "sides that do not fit": ["nll", "--limit", "1", "--crop", "6"],
@@ -297,6 +299,30 @@ def test_send_targets(run, ckpt, picture):
     assert Path("b.ddpm").stat().st_size <= 40
 
 
+def test_calibrate_plans_and_plan_replans(run, ckpt, pixels, tmp_path):
+    """What `calibrate` stores is what `plan` finds; another plan makes another model hash."""
+    data = tmp_path / "patches.npz"
+    np.savez(data, x=pixels.permute(0, 2, 3, 1).numpy())
+    run("calibrate", "--ckpt", ckpt, "--data", data, "--out", tmp_path / "new.safetensors")
+    first = checkpoint.load(tmp_path / "new.safetensors")
+    short = tmp_path / "short.safetensors"
+    result = run("plan", "--ckpt", tmp_path / "new.safetensors", "--data", data, "--calls", 3,
+                 "--out", short, "--plot", tmp_path / "plan.png")  # fmt: skip
+    second = checkpoint.load(short)
+    assert second.plan.steps <= 2
+    assert second.hash != first.hash
+    assert f"{second.plan.steps} steps" in result.output
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_constant_rate_by_command_line(run, ckpt, picture, tmp_path):
+    stream, out = tmp_path / "s.ddpm", tmp_path / "s.png"
+    run("send", "p.png", "-o", stream, "--ckpt", ckpt, "--rate-bits", 16, "--block-bits", 8)
+    assert "rate_bits        16" in run("info", stream).output
+    run("receive", stream, "-o", out, "--ckpt", ckpt)
+    assert out.exists()
+
+
 def test_a_folder_is_sent_in_one_batch(run, ckpt, picture):
     Path("in").mkdir()
     for name, view in (("a", picture), ("b", picture[::-1]), ("c", picture[:, :4])):
@@ -320,7 +346,7 @@ def test_a_cut_stream_leaves_the_best_picture_and_says_so(run, ckpt, picture):
 BAD_STREAMS = {
     "empty": (b"", "ends at byte 0"),
     "foreign": (b"\x89PNG\r\n\x1a\n" + bytes(50), "not a ddpm-codec stream"),
-    "header only": (b"\xddp\x01\x00", "ends at byte 4"),
+    "header only": (b"\xddp%c\x00" % VERSION, "ends at byte 4"),
     "another version": (b"\xddp\x07" + bytes(50), "version 7"),
 }
 

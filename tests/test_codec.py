@@ -31,7 +31,7 @@ def source(pictures):
     source = random_checkpoint(TINY)
     generator = torch.Generator().manual_seed(0)
     source.calibration = calibrate(source.model(), pictures.repeat(20, 1, 1, 1), generator)
-    source.plan = Plan(source.model().schedule.log_snr_grid(6))
+    source.plan = Plan(source.model().schedule.log_snr_grid(6), np.zeros(5))
     return source
 
 
@@ -50,7 +50,7 @@ def receive(codec, data, size=64):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("lossless", [False, True])
 def test_received_is_sent(codec, pictures, backend, lossless):
-    block_bits = {"mrc": 8, "orc": 8, "pfr": 3, "trellis": 8}[backend]
+    block_bits = {"pfr": 3, "dithered": 0}.get(backend, 8)
     sent = send(codec, pictures[:2], Target(lossless=lossless), backend, block_bits)
     for picture, result in zip(pictures, sent, strict=False):
         received, seen = receive(codec, result.stream)
@@ -58,6 +58,30 @@ def test_received_is_sent(codec, pictures, backend, lossless):
         expected = picture if lossless else result.picture
         assert (received.int() - expected.int()).abs().max() <= (0 if lossless else 1)
         assert [t for t, _ in seen] == codec.plan.timesteps.tolist()
+
+
+@pytest.mark.parametrize("target", [Target(), Target(lossless=True), Target(max_bytes=60)])
+def test_constant_rate(codec, pictures, target):
+    """Every picture at its own pace; all blocks have R bits, and the walk ends at t = 1."""
+    sent = send(codec, pictures[:3], target, block_bits=8, rate_bits=20)
+    for picture, result in zip(pictures, sent, strict=False):
+        received, seen = receive(codec, result.stream)
+        expected = picture if target.lossless else result.picture
+        assert (received.int() - expected.int()).abs().max() <= (0 if target.lossless else 1)
+        steps = result.ledger.steps
+        assert [t for t, _ in seen] == [step.t for step in steps] + [steps[-1].s]
+        assert all(step.spent_bits % 20 == 0 for step in steps)
+        assert (steps[-1].s == 1) == (target.max_bytes is None)
+        assert result.ledger.total_bits == 8 * len(result.stream)
+    walks = [[step.s for step in result.ledger.steps] for result in sent]
+    assert any(walk != walks[0] for walk in walks)
+
+
+def test_constant_rate_is_the_trellis_alone(codec, pictures):
+    with pytest.raises(ConfigError, match="trellis"):
+        send(codec, pictures[:1], backend="mrc", block_bits=8, rate_bits=20)
+    with pytest.raises(ConfigError, match="header holds 0 to 255"):
+        send(codec, pictures[:1], block_bits=8, rate_bits=1021)
 
 
 @pytest.mark.parametrize("lossless", [False, True])

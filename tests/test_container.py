@@ -62,7 +62,8 @@ def read_whole(data):
     [
         (HEADER, 15),
         (replace(HEADER, width=MAX_SIDE, height=1, seed=(1 << 28) - 1), 19),
-        (replace(HEADER, lossless=True, packets=0, backend=127), 15),
+        (replace(HEADER, lossless=True, packets=0, backend=63), 15),
+        (replace(HEADER, rate=255), 16),
     ],
 )
 def test_header_round_trip(header, length):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_codec.diffusion import Calibration, DiffusionModel, ancestral_sample, reverse_chain
+from ddpm_codec.diffusion import DiffusionModel, ancestral_sample, reverse_chain
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.schedule import Schedule, ScheduleConfig
 
-from .oracles.gaussian_source import ExactDenoiser
+from .oracles.gaussian_source import ExactDenoiser, white_calibration
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_ancestral_samples_have_the_sources_variance(steps):
     """Algorithm 2 with the exact denoiser and the exact reverse variance: N(0, 1/4) again."""
     schedule = Schedule(ScheduleConfig(T=200, beta_T=0.1))
     denoiser = ExactDenoiser(schedule, 0.25)
-    table = Calibration(denoiser.mse(), np.ones(201))
+    table = white_calibration(denoiser.mse())
     model = DiffusionModel(denoiser, schedule, "x_0", "calibrated", table)
     walk = ancestral_sample(
         model, (5000, 1, 2, 2), schedule.log_snr_grid(steps), torch.Generator().manual_seed(0)

@@ -8,17 +8,15 @@ import pytest
 from scipy.stats import norm
 
 from ddpm_codec.entropy import (
-    INDEX_CODES,
     BitReader,
     BitWriter,
     Centred,
     EliasGamma,
-    Prefix,
     Raw,
     Rice,
-    half_octave,
 )
 from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, Truncated
+from ddpm_codec.prefix import INDEX_CODES, Nearby, Prefix, half_octave
 
 CODES = {  # code, least, most
     "raw 0": (Raw(0), 0, 0),
@@ -31,6 +29,8 @@ CODES = {  # code, least, most
     "centred 0": (Centred(0), 0, 1_024),
     "centred 1": (Centred(1, 1), 0, 2_049),
     "centred 9": (Centred(9, 2), 0, 4_099),
+    "nearby 0": (Nearby(0), 0, 255),
+    "nearby 100": (Nearby(100), 0, 255),
 } | {f"index {c}": (code, 1, 2**25 - 1) for c, code in enumerate(INDEX_CODES)}
 
 

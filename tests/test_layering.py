@@ -10,10 +10,10 @@ import ddpm_codec
 FLOORS = [
     {"units", "errors", "files"},
     {"schedule", "gaussian", "discretized", "bands"},
-    {"unet", "data", "container", "entropy", "pixel_code", "shared_randomness"},
+    {"unet", "data", "container", "entropy", "prefix", "pixel_code", "shared_randomness"},
     {"diffusion"},
     {"checkpoint"},
-    {"bound", "objectives", "stepping", "relative_entropy"},
+    {"bound", "objectives", "stepping", "constant_rate", "relative_entropy"},
     {"training", "calibration", "interop", "ledger", "codec"},
     {"sending", "receiving"},
     {"rate_distortion", "bits_back"},
@@ -29,6 +29,10 @@ SAME_FLOOR = {
     ("files", "errors"),
     ("container", "entropy"),
     ("stepping", "bound"),
+    ("stepping", "relative_entropy"),
+    ("constant_rate", "bound"),
+    ("constant_rate", "relative_entropy"),
+    ("prefix", "entropy"),
 }
 ROOT = Path(ddpm_codec.__file__).parent
 MODULES = sorted(p for p in ROOT.rglob("*.py") if p.name != "__init__.py" or p.parent != ROOT)

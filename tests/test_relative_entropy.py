@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddpm_codec.entropy import INDEX_CODES, BitReader, BitWriter, Centred
+from ddpm_codec.entropy import BitReader, BitWriter, Centred
 from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, Truncated
+from ddpm_codec.prefix import INDEX_CODES
 from ddpm_codec.relative_entropy import (
     Gaussian,
     Ideal,
@@ -205,7 +206,7 @@ def test_dimensions_are_dealt_evenly():
 def test_log_weights_are_log_density_ratios():
     q, p = problem(20, 6, rho=1.0)
     q = Gaussian(q.mean, q.std * np.linspace(0.7, 1.1, 20))
-    codewords = SharedRandomness(0, 1).codewords(0, 0, 100, 20)
+    codewords = SharedRandomness(0, 1).codewords(0, np.arange(100), 20)
     x = p.mean + p.std * codewords.astype(np.float64) * NORMAL_UNIT
     exact = stats.norm.logpdf(x, q.mean, q.std) - stats.norm.logpdf(x, p.mean, p.std)
     np.testing.assert_allclose(LogRatio.of(q, p).nats(codewords), exact.sum(axis=1), atol=1e-4)
@@ -249,7 +250,7 @@ def test_pfr_stops_too_early_as_rarely_as_it_says():
     for seed in range(n):
         shared = SharedRandomness(seed, VERSION)
         block, dims = block_address(0, 0), deal(shared, 0, 2, 1)[0]
-        c = shared.codewords(block, 0, 1 << 14, 2).astype(np.float64) * NORMAL_UNIT
+        c = shared.codewords(block, np.arange(1 << 14), 2).astype(np.float64) * NORMAL_UNIT
         x = p.mean[dims] + p.std[dims] * c
         q_nats = stats.norm.logpdf(x, q.mean[dims], q.std[dims]).sum(axis=1)
         p_nats = stats.norm.logpdf(x, p.mean[dims], p.std[dims]).sum(axis=1)

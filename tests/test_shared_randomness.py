@@ -51,7 +51,10 @@ def shared():
 @pytest.fixture(scope="module")
 def many(shared):
     """(40000, 16) codewords in standard deviations."""
-    return shared.codewords(block_address(2, 3), 0, 40_000, 16).astype(np.float64) * NORMAL_UNIT
+    return (
+        shared.codewords(block_address(2, 3), np.arange(40_000), 16).astype(np.float64)
+        * NORMAL_UNIT
+    )
 
 
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
@@ -73,7 +76,7 @@ def test_philox_agrees_with_the_scalar_oracle():
 def test_codewords_agree_with_the_scalar_oracle(shared):
     table = normal_quantiles().astype(int).tolist()
     block = block_address(65_535, 65_535)
-    vectorised = shared.codewords(block, 1_000_003, 3, 19)
+    vectorised = shared.codewords(block, 1_000_003 + np.arange(3), 19)
     for i in range(3):
         for d in range(19):
             entry = codeword_entry(shared.key, table, block, 1_000_003 + i, d)
@@ -90,7 +93,8 @@ def test_golden_words_of_the_wire():
     """These may change with the format's version only."""
     shared = SharedRandomness(seed=7, version=1)
     assert (
-        shared.codewords(block_address(1, 2), 3, 1, 10)[0].astype(int).tolist() == GOLDEN_CODEWORD
+        shared.codewords(block_address(1, 2), np.array([3]), 10)[0].astype(int).tolist()
+        == GOLDEN_CODEWORD
     )
     assert shared.permutation(DEAL, block_address(1, 0), 12).tolist() == GOLDEN_PERMUTATION
     assert shared.integers(DEAL, 5, 6, 1000).tolist() == GOLDEN_INTEGERS
@@ -130,7 +134,7 @@ def test_tails_reach_beyond_the_table(shared):
     """8 M draws, of which 2.3 M sf(4.5) are expected: the table alone would give none."""
     draws = 0
     for first in range(0, 1_000_000, 100_000):
-        z = shared.codewords(1, first, 100_000, 8)
+        z = shared.codewords(1, first + np.arange(100_000), 8)
         draws += int(np.sum(np.abs(z) * NORMAL_UNIT > 4.5))
     law = stats.poisson(8e6 * 2 * stats.norm.sf(4.5))
     assert law.ppf(LEVEL) <= draws <= law.isf(LEVEL)
@@ -146,22 +150,22 @@ def test_lanes_are_independent(many):
 
 
 def test_every_part_of_the_address_matters(shared):
-    here = shared.words(CODEWORDS, 5, slice(0, 1), slice(0, 1))
+    here = shared.words(CODEWORDS, 5, np.array([0]), slice(0, 1))
     others = [
-        shared.words(DEAL, 5, slice(0, 1), slice(0, 1)),
-        shared.words(CODEWORDS, 6, slice(0, 1), slice(0, 1)),
-        shared.words(CODEWORDS, 5, slice(1, 2), slice(0, 1)),
-        shared.words(CODEWORDS, 5, slice(0, 1), slice(1, 2)),
-        SharedRandomness(12346, 1).words(CODEWORDS, 5, slice(0, 1), slice(0, 1)),
-        SharedRandomness(12345, 2).words(CODEWORDS, 5, slice(0, 1), slice(0, 1)),
+        shared.words(DEAL, 5, np.array([0]), slice(0, 1)),
+        shared.words(CODEWORDS, 6, np.array([0]), slice(0, 1)),
+        shared.words(CODEWORDS, 5, np.array([1]), slice(0, 1)),
+        shared.words(CODEWORDS, 5, np.array([0]), slice(1, 2)),
+        SharedRandomness(12346, 1).words(CODEWORDS, 5, np.array([0]), slice(0, 1)),
+        SharedRandomness(12345, 2).words(CODEWORDS, 5, np.array([0]), slice(0, 1)),
     ]
     assert all(not np.any(here == other) for other in others)
 
 
 def test_random_access_doesnt_depend_on_what_was_read_together(shared):
-    together = shared.codewords(4, 0, 5_000, 20)
+    together = shared.codewords(4, np.arange(5_000), 20)
     for first, count, dims in ((0, 1, 1), (17, 3, 9), (4_999, 1, 20)):
-        part = shared.codewords(4, first, count, dims)
+        part = shared.codewords(4, first + np.arange(count), dims)
         np.testing.assert_array_equal(part, together[first : first + count, :dims])
     one = shared.normals(4, 17, 20)
     np.testing.assert_array_equal(one, together[17] * np.float64(NORMAL_UNIT))

@@ -1,4 +1,4 @@
-"""The planned walk: the cheapest of all, by its own measure."""
+"""The planned walk: the cheapest of all, by its own measure, and measured rightly."""
 
 from itertools import pairwise
 
@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm_codec.bound import step_kl_nats
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.stepping import expected_step_bits, plan
+from ddpm_codec.prefix import NEARBY, NEARBY_BELOW, NEARBY_ESCAPE
+from ddpm_codec.relative_entropy.trellis import FIRST_RANK, size_ranks, spent_bits
+from ddpm_codec.stepping import StepTable, measure_steps, plan
+from ddpm_codec.units import NATS_PER_BIT, from_uint8
 
 
 @pytest.fixture
@@ -18,26 +22,84 @@ def model(tiny, pixels):
     return tiny.model()
 
 
-@pytest.mark.parametrize("step_bits", [0.01, 1.0, 8.0])
-def test_plan_beats_every_walk_it_did_not_choose(model, step_bits):
-    bits = expected_step_bits(model, 192)
-
-    def cost(walk):
-        return sum(bits[t, s] + step_bits for t, s in pairwise(walk))
-
-    best = cost(plan(model, 192, step_bits).timesteps.tolist())
+@pytest.fixture
+def table():
+    """Twelve nodes, five pictures: KL with a price for long steps, some of them missing."""
     rng = np.random.default_rng(0)
-    for _ in range(2000):
-        inner = np.flatnonzero(rng.random(18) < rng.random()) + 2
-        assert best <= cost([20, *inner[::-1].tolist(), 1]) + 1e-9
+    nodes = np.arange(12, 0, -1)
+    kl = np.full((12, 12, 5), np.nan)
+    for a in range(12):
+        for b in range(a + 1, min(12, a + 7)):
+            length = (b - a) * (1 + 0.15 * (b - a))
+            kl[a, b] = 6 * (b + 1) * length * rng.lognormal(0, 0.5, size=5)
+    return StepTable(nodes, 3072, kl, 4000.0 - 250 * np.arange(12)[:, None] * np.ones(5))
 
 
-def test_dearer_steps_make_fewer(model):
-    lengths = [plan(model, 192, bits).steps for bits in (0.0, 0.1, 1.0, 1e6)]
-    assert lengths == sorted(lengths, reverse=True)
-    assert lengths[-1] == 1
+def cost(table, walk, kappa=16):
+    """Bits of a walk over node numbers: words, and every size's code, one picture at a time."""
+    total = 0.0
+    for picture in range(table.kl_bits.shape[2]):
+        before = FIRST_RANK
+        for a, b in pairwise(walk):
+            words = float(spent_bits(table.kl_bits[a, b, picture], kappa))
+            rank = int(size_ranks(np.array(words)))
+            symbol = rank - before + NEARBY_BELOW
+            inside = 0 <= symbol < NEARBY_ESCAPE
+            total += words + NEARBY.lengths[symbol if inside else NEARBY_ESCAPE]
+            before = rank
+    return total / table.kl_bits.shape[2]
 
 
-def test_no_calibration_is_said(tiny):
+def every_walk(table, end):
+    for mask in range(1 << (end - 1)):
+        inner = [node for node in range(1, end) if mask >> (node - 1) & 1]
+        walk = [0, *inner, end]
+        if all(np.isfinite(table.kl_bits[a, b, 0]) for a, b in pairwise(walk)):
+            yield walk
+
+
+@pytest.mark.parametrize(("end", "calls"), [(1, None), (4, None), (1, 4)])
+def test_plan_is_the_best_of_all_walks(table, end, calls):
+    """By brute force over every subset of the nodes."""
+    found = plan(table, end=end, calls=calls)
+    walk = [int(np.flatnonzero(table.nodes == t)[0]) for t in found.timesteps]
+    walks = [w for w in every_walk(table, 12 - end) if calls is None or len(w) <= calls]
+    best = min(cost(table, w) for w in walks)
+    assert cost(table, walk) == pytest.approx(best)
+    words = [spent_bits(table.kl_bits[a, b], 16).mean() / 3072 for a, b in pairwise(walk)]
+    np.testing.assert_allclose(found.packet_bpd, words)
+
+
+def test_lossless_plan_ends_where_x_0_is_cheap(table):
+    found = plan(table, lossless=True)
+    walks = [(w, end) for end in range(1, 12) for w in every_walk(table, end)]
+    best = min(cost(table, w) + table.x_0_bits[end].mean() for w, end in walks)
+    walk = [int(np.flatnonzero(table.nodes == t)[0]) for t in found.timesteps]
+    assert cost(table, walk) + table.x_0_bits[walk[-1]].mean() == pytest.approx(best)
+
+
+def test_too_few_calls_are_said(table):
+    with pytest.raises(ConfigError, match="allow more"):
+        plan(table, calls=2)
+
+
+def test_measured_steps_are_the_bounds(model, pixels):
+    """The table's KL against `step_kl_nats` on the same draws."""
+    table = measure_steps(model, pixels, torch.Generator().manual_seed(0), nodes=6)
+    generator = torch.Generator().manual_seed(0)
+    x_0 = from_uint8(pixels)
+    for at, t in enumerate(table.nodes):
+        t_ = torch.full((len(x_0),), int(t))
+        x_t = model.q_sample(x_0, t_, torch.randn(x_0.shape, generator=generator))
+        estimate = model.estimate(x_t, t_)
+        for to in range(at + 1, len(table.nodes)):
+            s_ = torch.full_like(t_, int(table.nodes[to]))
+            kl = step_kl_nats(model, estimate, x_0, t_, s_).numpy() / NATS_PER_BIT
+            np.testing.assert_allclose(table.kl_bits[at, to], kl, rtol=1e-5)
+        x_0_bits = model.decoder(estimate, t_).log_prob_nats(pixels).numpy() / -NATS_PER_BIT
+        np.testing.assert_allclose(table.x_0_bits[at], x_0_bits, rtol=1e-6)
+
+
+def test_no_calibration_is_said(tiny, pixels):
     with pytest.raises(ConfigError, match="calibrate"):
-        plan(tiny.model("beta_tilde"), 192)
+        measure_steps(tiny.model("beta_tilde"), pixels, torch.Generator())

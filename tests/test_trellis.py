@@ -10,15 +10,14 @@ from ddpm_codec.entropy import BitReader, BitWriter
 from ddpm_codec.errors import ConfigError, Corrupt, Truncated
 from ddpm_codec.relative_entropy import Gaussian, Trellis
 from ddpm_codec.relative_entropy.trellis import (
-    NEW_BITS,
+    LEAST_KAPPA,
     SIZES,
-    block_stages,
-    hashed,
     path_word,
-    stage_edges,
-    viterbi,
+    size_ranks,
+    spent_bits,
     word_path,
 )
+from ddpm_codec.relative_entropy.trellis_search import hashed, stage_edges, viterbi
 from ddpm_codec.shared_randomness import SharedRandomness
 
 SHARED = SharedRandomness(0, 1)
@@ -39,35 +38,38 @@ def encode(coder, q, p, step):
     return coder.encode(q, p, SHARED, step, writer, np.random.default_rng(0)), writer
 
 
-def test_viterbi_finds_the_best_path_of_all():
+@pytest.mark.parametrize("new_bits", [1, 2, 3])
+@pytest.mark.parametrize("first_bits", [3, 4])
+def test_viterbi_finds_the_best_path_of_all(new_bits, first_bits):
     """Against brute force over every word of a small trellis."""
     kappa, stages = 4, 3
     metric = np.random.default_rng(0).normal(size=(stages + 1, 16)).astype(np.float32)
-    words = range(1 << (kappa + NEW_BITS * stages))
+    words = range(1 << (first_bits + new_bits * stages))
     totals = [
-        sum(metric[i, row] for i, row in enumerate(word_path(w, stages, kappa))) for w in words
+        sum(metric[i, row] for i, row in enumerate(word_path(w, stages, kappa, new_bits)))
+        for w in words
     ]
-    path = viterbi(metric, kappa)
-    word = path_word(path, kappa)
+    path = viterbi(iter(metric), kappa, first_bits, new_bits)
+    word = path_word(path, new_bits)
     assert word == int(np.argmax(totals))
-    assert word_path(word, stages, kappa) == path
+    assert word_path(word, stages, kappa, new_bits) == path
 
 
-def test_search_maximises_the_density_ratio():
-    """The sample of the encoder against every sample that its packet could name."""
-    q, p = problem(4.0, dims=24, rho=1.2)
+@pytest.mark.parametrize("dims", [24, 600])
+def test_search_maximises_the_density_ratio(dims):
+    """The sample of the encoder against every sample that its packet could name; wide stages go on
+    with hashed rows."""
+    q, p = problem(6.0, dims=dims, rho=1.02)
     coder = Trellis(4)
     coded, writer = encode(coder, q, p, 3)
-    packet = coder.read(24, BitReader(writer.getvalue(), writer.bits))
-    [stages] = block_stages(SIZES[packet[0]], 4)
-    assert stages >= 1
+    [rank, _] = coder.read(dims, BitReader(writer.getvalue(), writer.bits))
+    assert 6 <= coded.spent_bits <= 12
 
     def log_ratio(x):
         return -0.5 * np.sum(((x - q.mean) / q.std) ** 2 - ((x - p.mean) / p.std) ** 2)
 
     every = [
-        log_ratio(coder.sample(p, SHARED, 3, [packet[0], word]))
-        for word in range(1 << (4 + NEW_BITS * stages))
+        log_ratio(coder.sample(p, SHARED, 3, [rank, word])) for word in range(1 << coded.spent_bits)
     ]
     assert log_ratio(coded.sample) == pytest.approx(max(every), rel=1e-4)
 
@@ -123,19 +125,41 @@ def test_rows_are_hashed_one_to_one():
         assert len(np.unique(hashed(rows, copy, 10))) == 1 << 10
 
 
-def test_stages_and_blocks_share_everything_out():
-    for size, dims in product((1, 9, 16, 17, 300, 2000), (24, 3072)):
-        stages = block_stages(size, 16)
-        assert sum(stages) == max(0, size - 16)
-        for n in stages:
-            edges = stage_edges(dims, min(size, 16), n)
-            assert (edges[0], edges[-1], len(edges)) == (0, dims, n + 2)
-            assert np.all(np.diff(edges) >= 0)
+def test_stages_share_the_dimensions_out():
+    for first, stages, dims in product((1, 9, 16), (0, 1, 300), (24, 3072)):
+        edges = stage_edges(dims, first, stages, 2)
+        assert (edges[0], edges[-1], len(edges)) == (0, dims, stages + 2)
+        assert np.all(np.diff(edges) >= 0)
+
+
+def test_packets_of_several_blocks():
+    """5000 bits do not fit in one block of 2048."""
+    q, p = problem(5000, dims=6000)
+    coder = Trellis(6)
+    coded, writer = encode(coder, q, p, 0)
+    assert coded.blocks >= 3
+    reader = BitReader(writer.getvalue(), writer.bits)
+    np.testing.assert_array_equal(coder.decode(p, SHARED, 0, reader), coded.sample)
+
+
+def test_sizes_are_the_nearest_by_ratio():
+    for bits in (0.1, 1.0, 7.4, 100.0, 1e5):
+        ratios = np.abs(np.log(np.array(SIZES) / max(bits, 1.0)))
+        assert ratios[size_ranks(np.array(bits))] == pytest.approx(ratios.min())
+
+
+def test_longer_packets_and_registers_cost_less_a_bit():
+    kl = np.array([1.0, 4, 16, 64, 256, 1024, 4096])
+    overheads = [spent_bits(kl, kappa) / kl - 1 for kappa in (12, 16, 18)]
+    assert all(np.all(np.diff(o) <= 0) and np.all(o > 0) for o in overheads)
+    assert np.all(overheads[0][4:] > overheads[1][4:])
+    assert np.all(overheads[1][4:] > overheads[2][4:])
 
 
 def test_damage_and_bad_parameters_are_refused():
-    with pytest.raises(ConfigError):
-        Trellis(3)
+    for kappa, new_bits in ((LEAST_KAPPA - 1, 2), (19, 2), (8, 0), (8, 5)):
+        with pytest.raises(ConfigError):
+            Trellis(kappa, new_bits)
     writer = BitWriter()
     Trellis(8).rank.write(writer, len(SIZES))
     with pytest.raises(Corrupt):

@@ -3,7 +3,7 @@
 import click
 
 import ddpm_codec
-from ddpm_codec.cli import coding, demo, generate, measure, train
+from ddpm_codec.cli import calibrate, coding, demo, generate, measure, train
 from ddpm_codec.errors import DdpmCodecError
 
 
@@ -17,6 +17,11 @@ class _Commands(click.Group):
             if ctx.params["debug"]:
                 raise
             raise click.ClickException(" ".join(str(error).split())) from error
+        except OSError as error:  # what no command foresaw
+            if ctx.params["debug"] or error.filename is None:
+                raise
+            text = f"{str(error.filename)[:200]}: {(error.strerror or str(error)).lower()}"
+            raise click.ClickException(text) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,7 +34,8 @@ def main(debug: bool) -> None:
 for _command in (
     demo.demo,
     train.train,
-    train.calibrate_command,
+    calibrate.calibrate_command,
+    calibrate.plan_command,
     measure.nll,
     measure.rd_curve,
     generate.sample,

@@ -15,7 +15,8 @@ from ddpm_codec.cli.common import (
     seed_option,
     write_json,
 )
-from ddpm_codec.codec import BACKENDS, ProgressiveCodec, packet_parser
+from ddpm_codec.codec import BACKENDS, EFFORTS, ProgressiveCodec, packet_parser
+from ddpm_codec.constant_rate import LEAST_RATE, MOST_RATE, RATE_UNIT
 from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.data import list_images, read_image, write_image
 from ddpm_codec.errors import ConfigError, DataError, Truncated
@@ -63,7 +64,11 @@ def read_bytes(path: Path) -> bytes:
     show_default=True,
     help="Relative entropy coder.",
 )
-@click.option("--block-bits", type=click.IntRange(1, 24), help="Bits of a block's search.")
+@click.option("--effort", type=click.Choice(list(EFFORTS)), help="Of the trellis's search.")
+@click.option("--block-bits", type=click.IntRange(1, 24),
+              help="Bits of a block's search; kappa of the trellis.")  # fmt: skip
+@click.option("--rate-bits", type=click.IntRange(LEAST_RATE, MOST_RATE),
+              help="Constant-rate stepping, blocks of so many bits.")  # fmt: skip
 @click.option("--lossless", is_flag=True, help="Send x_0 as well.")
 @click.option("--max-bytes", type=click.IntRange(1), help="Stop before the file grows longer.")
 @click.option("--bpd", type=click.FloatRange(0, min_open=True), help="The same in bits/dim.")
@@ -75,7 +80,9 @@ def send_command(
     out: Path | None,
     ckpt: Path | None,
     backend: str,
+    effort: str | None,
     block_bits: int | None,
+    rate_bits: int | None,
     lossless: bool,
     max_bytes: int | None,
     bpd: float | None,
@@ -89,6 +96,9 @@ def send_command(
         raise ConfigError(f"{image}: a folder of images needs -o with a folder to write into")
     if max_bytes is not None and bpd is not None:
         raise ConfigError("choose one of --lossless, --max-bytes, --bpd and --psnr")
+    if effort is not None and (backend != "trellis" or block_bits is not None):
+        raise ConfigError("--effort is the trellis's, in place of --block-bits")
+    search_bits = block_bits if effort is None else EFFORTS[effort]
     outs = _outputs(image, out, paths, ledger)
     codec = ProgressiveCodec(load_checkpoint(ckpt))
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -103,7 +113,9 @@ def send_command(
             limit = max_bytes if bpd is None else int(bpd * dims / 8)
             target = Target(limit, psnr, lossless)
             batch = torch.stack([pictures[i] for i in indices])
-            results = send(codec, batch, target, backend, block_bits, seed, bar.update)
+            results = send(
+                codec, batch, target, backend, search_bits, seed, bar.update, rate_bits or 0
+            )
             sent |= dict(zip(indices, results, strict=True))
     for index, path in enumerate(outs):
         write_bytes(path, sent[index].stream)
@@ -205,6 +217,7 @@ def info(stream: Path, json_file: Path | None) -> None:
         "model": header.model.hex(),
         "backend": BACKENDS[header.backend],
         "block_bits": header.block_bits,
+        "rate_bits": header.rate * RATE_UNIT or None,
         "seed": header.seed,
         "lossless": header.lossless,
         "packets": header.packets,

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 import pandas as pd
@@ -22,6 +22,7 @@ from ddpm_codec.cli.common import (
 )
 from ddpm_codec.codec import IDEAL, ProgressiveCodec
 from ddpm_codec.data import load_batch
+from ddpm_codec.diffusion import VarianceRule
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable, make_folder, write_text
 from ddpm_codec.plots import plot_bound, plot_rate_distortion, plot_realised
@@ -48,7 +49,7 @@ def variance_option(command: Any) -> Any:
     """--variance of the reverse process."""
     return click.option(
         "--variance",
-        type=click.Choice(["beta", "beta_tilde", "calibrated"]),
+        type=click.Choice(get_args(VarianceRule)),
         help="Reverse variance [default: calibrated where the checkpoint is].",
     )(command)
 

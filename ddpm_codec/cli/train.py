@@ -1,32 +1,27 @@
-"""`train` and `calibrate`."""
+"""`train`."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from ddpm_codec import checkpoint
-from ddpm_codec.calibration import calibrate, validate
+from ddpm_codec.calibration import validate
 from ddpm_codec.checkpoint import MODEL_PRESETS
 from ddpm_codec.cli.common import (
     FilePath,
-    ckpt_option,
-    data_options,
-    load_checkpoint,
     progress_bar,
     seed_option,
 )
-from ddpm_codec.data import PhotoCrops, load_batch
+from ddpm_codec.data import PhotoCrops
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable
 from ddpm_codec.objectives import Objective
 from ddpm_codec.plots import plot_training
-from ddpm_codec.stepping import plan
 from ddpm_codec.training import TRAINING_PRESETS, Trainer, TrainingLog, bfloat16_is_faster
 
 
@@ -157,52 +152,3 @@ def _save(trainer: Trainer, log: TrainingLog, out: Path) -> None:
     log.write(out.with_suffix(".csv"))
     if len(log.rows) > 1:
         plot_training(pd.DataFrame(log.rows), out.with_suffix(".png"))
-
-
-@click.command("calibrate")
-@ckpt_option
-@data_options
-@click.option("--out", type=FilePath, help="Checkpoint to write [default: that of --ckpt].")
-@click.option("--half", is_flag=True, help="Half-precision weights, no training state: to ship.")
-@seed_option
-def calibrate_command(
-    ckpt: Path | None,
-    data: str,
-    limit: int | None,
-    crop: int | None,
-    out: Path | None,
-    half: bool,
-    seed: int,
-) -> None:
-    """Measure the model's error at every t and store it in the checkpoint.
-
-    DATA should be photographs that the model was not trained on; a folder of photographs of
-    any size gives --limit random crops of --crop pixels a side (256 of 32).
-    """
-    out = out or ckpt
-    if out is None:
-        raise ConfigError("calibrating the bundled checkpoint needs --out")
-    check_writable(out)
-    source = load_checkpoint(ckpt, training=not half)
-    generator = torch.Generator().manual_seed(seed)
-    if Path(data).is_dir():
-        pixels = PhotoCrops(Path(data), crop or 32).draw(limit or 256, generator)
-    else:
-        pixels = load_batch(data, limit, crop)
-    if half:
-        source.weights = {k: v.half() for k, v in source.weights.items()}
-    model = source.model("beta_tilde")
-    T = model.schedule.T
-    with progress_bar("calibrating", "call") as bar:
-        bar.reset(T * len(pixels))
-        source.calibration = calibrate(model, pixels, generator, progress=bar.update)
-    source.plan = plan(source.model("calibrated"), pixels[0].numel())
-    checkpoint.save(source, out)
-    rmse = 127.5 * np.sqrt(source.calibration.x_0_mse)
-    click.echo(
-        f"{out}: {len(pixels)} crops at {T} timesteps, a plan of {source.plan.steps} steps; "
-        "RMSE of x_0_hat (0..255):"
-    )
-    for t in (1, 10, 100, T):
-        if t <= T:
-            click.echo(f"  t = {t:5d}: {rmse[t]:8.3f}")

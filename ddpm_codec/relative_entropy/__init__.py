@@ -1,6 +1,8 @@
 """Relative entropy coders: a sample of q, sent to a receiver who knows p."""
 
+from ddpm_codec.relative_entropy.dithered import Dithered
 from ddpm_codec.relative_entropy.ideal import Ideal
+from ddpm_codec.relative_entropy.max_projection import MaxProjection
 from ddpm_codec.relative_entropy.mrc import MinimalRandomCoding
 from ddpm_codec.relative_entropy.orc import OrderedRandomCoding
 from ddpm_codec.relative_entropy.pfr import PoissonFunctional
@@ -17,8 +19,10 @@ from ddpm_codec.relative_entropy.trellis import Trellis
 
 __all__ = [
     "Coded",
+    "Dithered",
     "Gaussian",
     "Ideal",
+    "MaxProjection",
     "MinimalRandomCoding",
     "OrderedRandomCoding",
     "PoissonFunctional",

@@ -9,15 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ddpm_codec.entropy import (
-    INDEX_CODES,
-    BitReader,
-    BitWriter,
-    EliasGamma,
-    IntegerCode,
-    Raw,
-)
+from ddpm_codec.entropy import BitReader, BitWriter, EliasGamma, IntegerCode, Raw
 from ddpm_codec.errors import Corrupt
+from ddpm_codec.prefix import INDEX_CODES
 from ddpm_codec.relative_entropy.mrc import check_search, search
 from ddpm_codec.relative_entropy.protocol import (
     Coded,

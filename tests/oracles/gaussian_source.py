@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpm_codec.diffusion import Calibration
 from ddpm_codec.schedule import Schedule
 from ddpm_codec.unet import Prediction
 
@@ -23,6 +24,12 @@ class ExactDenoiser:
         """(T+1,) the least mean squared error of x_0 given x_t, per dimension."""
         a = self.schedule.alpha_bar
         return self.variance * (1 - a) / (a * self.variance + 1 - a)
+
+
+def white_calibration(x_0_mse: np.ndarray, channels: int = 1) -> Calibration:
+    """The calibration of errors that are white, (T+1,) each."""
+    flat = np.ones((len(x_0_mse), 64 * channels), dtype=np.float16)
+    return Calibration(x_0_mse, np.ones(len(x_0_mse)), flat, flat)
 
 
 def betas_even_in_log_snr(steps: int, log_snr_1: float, log_snr_T: float) -> np.ndarray:

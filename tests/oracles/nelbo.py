@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ddpm_codec.bands import to_bands
 from ddpm_codec.diffusion import DiffusionModel, ReverseStep
 from ddpm_codec.units import from_uint8
 
@@ -27,7 +28,7 @@ def monte_carlo_nelbo(model: DiffusionModel, pixels: Tensor, generator: torch.Ge
         t_ = torch.full((len(x),), t)
         step = ReverseStep(model, t_, path[t], model.estimate(path[t], t_))
         if t > 1:
-            nelbo -= step.p(t_ - 1).log_prob_nats(path[t - 1])
+            nelbo -= step.p(t_ - 1).log_prob_nats(to_bands(path[t - 1]))
         else:
             nelbo -= step.decoder().log_prob_nats(pixels)
     return nelbo

@@ -1,0 +1,248 @@
+"""Real streams against the full T-step bound, at equal achieved PSNR.
+
+    python benchmarks/closed_loop.py [--data D] [--limit N] [--walks W] [--backends a,b] [--out DIR]
+
+The yardstick: the ideal coder (exact draws of q, their KL charged) walks every timestep of the
+chain, W times a picture; bits and squared error of x_0_hat are averaged over its walks at every t.
+A stream is compared with it at the PSNR that the stream really has after each packet. Bits are
+those of the packets, side information included; header and checksum are listed apart. The
+yardstick's walks are kept in DIR.
+"""
+
+import time
+from pathlib import Path
+
+import click
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+from ddpm_codec.bands import from_bands, to_bands
+from ddpm_codec.bound import step_kl_nats
+from ddpm_codec.checkpoint import load, load_bundled
+from ddpm_codec.codec import ProgressiveCodec, gaussian_row
+from ddpm_codec.data import load_batch
+from ddpm_codec.diffusion import reverse_chain
+from ddpm_codec.entropy import BitWriter
+from ddpm_codec.gaussian import DiagonalGaussian
+from ddpm_codec.ledger import Ledger, Step
+from ddpm_codec.relative_entropy import Coded, kl_bits, projection
+from ddpm_codec.relative_entropy.protocol import LogRatio, deal
+from ddpm_codec.sending import psnr_db, send
+from ddpm_codec.shared_randomness import NORMAL_UNIT, SharedRandomness
+from ddpm_codec.units import NATS_PER_BIT, from_uint8, to_uint8
+
+POINTS_BITS = (300, 1000, 3000)
+DIFFC_BLOCK_BITS, DIFFC_CANDIDATES, DIFFC_SIDE_BITS = 14, 1 << 16, 8
+RUNS = {  # name: backend, parameter, rate of constant-rate stepping
+    "trellis 16": ("trellis", 16, 0),
+    "trellis 18": ("trellis", 18, 0),
+    "trellis 12": ("trellis", 12, 0),
+    "trellis 16, constant 64": ("trellis", 16, 64),
+    "max projection 12": ("max_projection", 12, 0),
+    "orc 12": ("orc", 12, 0),
+    "mrc 12": ("mrc", 12, 0),
+    "DiffC-like": ("diffc", 0, 0),
+    "pfr 8": ("pfr", 8, 0),
+    "dithered": ("dithered", 0, 0),
+}
+
+
+class DiffCLike:
+    """Truncated Poisson functional representation, as published diffusion codecs use it: chunks of
+    14 bits, 2^16 candidates, the index charged as -log2 of Zipf's law for the chunk's KL, which
+    the receiver needs: 8 bits a step. A reference: bits are charged, not written."""
+
+    def encode(self, q, p, shared, step, writer, private):
+        kl = kl_bits(q, p)
+        blocks, z, spent = max(1, round(kl.sum() / DIFFC_BLOCK_BITS)), np.empty(q.dims), 0.0
+        for dims in deal(shared, step, q.dims, blocks):
+            ratio = LogRatio.of(q.at(dims), p.at(dims))
+            times, best, score = 0.0, 0, np.inf
+            for first in range(0, DIFFC_CANDIDATES, 1 << 12):
+                c = private.standard_normal((1 << 12, len(dims)), dtype=np.float32)
+                arrivals = times + np.cumsum(private.standard_exponential(1 << 12))
+                times = arrivals[-1]
+                scores = np.log(arrivals) - ratio.nats(c / np.float32(NORMAL_UNIT))
+                here = int(np.argmin(scores))
+                if scores[here] < score:
+                    best, score, z[dims] = first + here, scores[here], c[here]
+            spent += zipf_bits(best + 1, float(kl[dims].sum()))
+        x = p.mean + p.std * z
+        return Coded(x, float(kl.sum()), spent, DIFFC_SIDE_BITS, projection(q, p, x), blocks)
+
+
+def zipf_bits(n, kl):
+    """-log2 of n^-s / sum_k k^-s over the candidates, s = 1 + 1 / (KL + log2(e) / e + 1)."""
+    s = 1 + 1 / (kl + np.log2(np.e) / np.e + 1)
+    total = np.sum(np.arange(1, DIFFC_CANDIDATES + 1) ** -s)
+    return float(s * np.log2(n) + np.log2(total))
+
+
+def reference_walk(codec, pixels, coder):
+    """Ledgers of pictures that `coder` walks along the plan, without a stream."""
+    ledgers = []
+    for number, picture in enumerate(pixels):
+        x_0, shared = from_uint8(picture[None]), SharedRandomness(number, 1)
+        ledger, private = Ledger(picture.numel(), 0), np.random.default_rng(number)
+        walk, step = codec.start(
+            torch.randn(x_0.shape, generator=torch.Generator().manual_seed(number))
+        )
+        for index, s in enumerate(codec.plan.timesteps[1:].tolist()):
+            to = torch.tensor([s])
+            q = codec.model.posterior(x_0, step.x_t, step.t, to)
+            q = gaussian_row(DiagonalGaussian(to_bands(q.mean), q.variance), 0)
+            coded = coder.encode(
+                q, gaussian_row(step.p(to), 0), shared, index, BitWriter(), private
+            )
+            ledger.steps.append(Step.of(int(step.t[0]), s, coded))
+            x_s = torch.from_numpy(coded.sample).float().view_as(x_0)
+            step = walk.send((to, from_bands(x_s)))
+            ledger.steps[-1].psnr_db = psnr_db(picture, step.x_0_hat[0])
+        ledgers.append(ledger)
+    return ledgers
+
+
+def picture_mse(pixels, x_0_hat):
+    """(N,) of x_0_hat rounded to 8 bits, 0..255 units."""
+    return ((to_uint8(x_0_hat).double() - pixels.double()) ** 2).mean(dim=(1, 2, 3)).numpy()
+
+
+def ideal_walks(codec, pixels, walks, path):
+    """(bits, mse), each (T, N): the mean over the walks at t = T..1 of the KL until x_t, and of
+    the error of x_0_hat(x_t)."""
+    if path.exists():
+        kept = np.load(path)
+        return kept["bits"], kept["mse"]
+    model, T, generator = codec.model, codec.model.schedule.T, torch.Generator().manual_seed(0)
+    bits, mse = np.zeros((2, T, len(pixels)))
+    for _ in range(walks):
+        x_0 = from_uint8(pixels)
+        walk = reverse_chain(model, torch.randn(x_0.shape, generator=generator),
+                             torch.full((len(x_0),), T))  # fmt: skip
+        step, spent = next(walk), np.zeros(len(pixels))
+        for row in range(T):
+            bits[row] += spent / walks
+            mse[row] += picture_mse(pixels, step.x_0_hat) / walks
+            if row == T - 1:
+                break
+            s = step.t - 1
+            spent = (
+                spent + step_kl_nats(model, step.estimate, x_0, step.t, s).numpy() / NATS_PER_BIT
+            )
+            q = model.posterior(x_0, step.x_t, step.t, s)
+            step = walk.send((s, q.sample(generator)))
+    np.savez(path, bits=bits, mse=mse)
+    return bits, mse
+
+
+def ideal_bits_at(psnr, bits, mse):
+    """The ideal coder's bits for a PSNR, one picture: between its points, beyond the last along
+    the last decibel's slope."""
+    curve = np.maximum.accumulate(20 * np.log10(255) - 10 * np.log10(np.maximum(mse, 1e-3)))
+    keep = np.concatenate([[True], np.diff(curve) > 0])
+    x, y = curve[keep], bits[keep]
+    if psnr <= x[-1]:
+        return float(np.interp(psnr, x, y))
+    first = np.searchsorted(x, x[-1] - 1.0)
+    slope = (y[-1] - y[first]) / (x[-1] - x[first])
+    return float(y[-1] + slope * (psnr - x[-1]))
+
+
+def steps_of(ledger):
+    """Cumulative packet bits and the PSNR after each packet."""
+    spent = np.cumsum([s.spent_bits + s.side_bits for s in ledger.steps])
+    psnr = np.array([60.0 if s.psnr_db is None else s.psnr_db for s in ledger.steps])
+    return spent, psnr
+
+
+def compare(ledgers, bits, mse):
+    """For each budget (None: the whole walk): real and ideal bits of every picture, at the last
+    packet within the budget."""
+    rows = {}
+    for budget in (*POINTS_BITS, None):
+        real, ideal = [], []
+        for picture, ledger in enumerate(ledgers):
+            spent, psnr = steps_of(ledger)
+            last = len(spent) - 1 if budget is None else np.searchsorted(spent, budget, "right") - 1
+            if last < 0 or (budget is not None and spent[-1] < budget):
+                continue
+            real.append(spent[last])
+            ideal.append(ideal_bits_at(psnr[last], bits[:, picture], mse[:, picture]))
+        rows[budget] = np.array([real, ideal])
+    return rows
+
+
+def overhead(real, ideal):
+    """Sum over sum, less 1, and its standard error over pictures (jackknife)."""
+    ratio = real.sum() / ideal.sum() - 1
+    if len(real) < 2:
+        return ratio, float("nan")
+    left_out = (real.sum() - real) / (ideal.sum() - ideal) - 1
+    return ratio, float(np.sqrt((len(real) - 1) * np.mean((left_out - left_out.mean()) ** 2)))
+
+
+@click.command()
+@click.option("--ckpt", type=click.Path(path_type=Path))
+@click.option("--data", default="sample", show_default=True)
+@click.option("--limit", type=int, default=64, show_default=True)
+@click.option("--walks", default=4, show_default=True)
+@click.option("--runs", default=";".join(RUNS), show_default=True, help="Separated by semicolons.")
+@click.option("--slow-limit", default=4, show_default=True, help="Pictures for pfr, DiffC.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("closed_loop"))
+def main(ckpt, data, limit, walks, runs, slow_limit, out):
+    out.mkdir(parents=True, exist_ok=True)
+    codec = ProgressiveCodec(load(ckpt) if ckpt else load_bundled())
+    pixels = load_batch(data, limit)
+    bits, mse = ideal_walks(codec, pixels, walks, out / "ideal.npz")
+    dims, table = pixels[0].numel(), []
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    ideal_psnr = 20 * np.log10(255) - 10 * np.log10(mse.mean(axis=1))
+    axes.plot(bits.mean(axis=1) / dims, ideal_psnr, color="0.6", lw=3, label="ideal, every t")
+    for name in runs.split(";"):
+        backend, parameter, rate = RUNS[name]
+        some = pixels[:slow_limit] if backend in ("pfr", "diffc") else pixels
+        began = time.perf_counter()
+        if backend == "diffc":
+            ledgers = reference_walk(codec, some, DiffCLike())
+        else:
+            sent = send(codec, some, None, backend, parameter, rate_bits=rate)
+            ledgers = [s.ledger for s in sent]
+        seconds = (time.perf_counter() - began) / len(some)
+        row = {"coder": name, "pictures": len(some), "s a picture": seconds}
+        row["packets"] = np.mean([len(x.steps) for x in ledgers])
+        row["side bits"] = np.mean([sum(s.side_bits for s in x.steps) for x in ledgers])
+        row["frame bits"] = np.mean([x.header_bits + x.checksum_bits for x in ledgers])
+        for budget, (real, ideal) in compare(ledgers, bits, mse).items():
+            label = "t = 1" if budget is None else f"{budget} bits"
+            value, error = overhead(real, ideal)
+            row[f"over, {label}"] = f"{100 * value:+.1f} +- {100 * error:.1f} %"
+        psnr = np.array([steps_of(x)[1][-1] for x in ledgers])
+        own = 20 * np.log10(255) - 10 * np.log10(mse[-1, : len(some)])
+        row["PSNR over ideal's"] = f"{(psnr - own).mean():+.2f} dB"
+        spent = sum(sum(s.spent_bits for s in x.steps) for x in ledgers)
+        effective = sum(sum(s.kl_bits * s.projection**2 for s in x.steps) for x in ledgers)
+        kl = sum(sum(s.kl_bits for s in x.steps) for x in ledgers)
+        row["words over effective"] = f"{100 * (spent / effective - 1):+.1f} %"
+        row["KL over ideal's"] = f"{100 * (kl / bits[-1, : len(some)].sum() - 1):+.1f} %"
+        table.append(row)
+        text = [f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
+        print("; ".join(text), flush=True)
+        if not rate:
+            walk = [steps_of(x) for x in ledgers]
+            mean_psnr = 20 * np.log10(255) - 10 * np.log10(
+                np.mean([255**2 / 10 ** (p / 10) for _, p in walk], axis=0)
+            )
+            axes.plot(
+                np.mean([b for b, _ in walk], axis=0) / dims, mean_psnr, ".-", lw=1, label=name
+            )
+        pd.DataFrame(table).to_csv(out / "closed_loop.csv", index=False)
+    axes.set(xlabel="rate on disk (bits/dim)", ylabel="PSNR of x_0_hat (dB)", xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(out / "closed_loop.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()
