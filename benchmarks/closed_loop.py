@@ -17,24 +17,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from walks import DiffCLike, coder_walk
 
-from ddpm_codec.bands import from_bands, to_bands
 from ddpm_codec.bound import step_kl_nats
 from ddpm_codec.checkpoint import load, load_bundled
-from ddpm_codec.codec import ProgressiveCodec, gaussian_row
+from ddpm_codec.codec import ProgressiveCodec
 from ddpm_codec.data import load_batch
 from ddpm_codec.diffusion import reverse_chain
-from ddpm_codec.entropy import BitWriter
-from ddpm_codec.gaussian import DiagonalGaussian
 from ddpm_codec.ledger import Ledger, Step
-from ddpm_codec.relative_entropy import Coded, kl_bits, projection
-from ddpm_codec.relative_entropy.protocol import LogRatio, deal
 from ddpm_codec.sending import psnr_db, send
-from ddpm_codec.shared_randomness import NORMAL_UNIT, SharedRandomness
 from ddpm_codec.units import NATS_PER_BIT, from_uint8, to_uint8
 
 POINTS_BITS = (300, 1000, 3000)
-DIFFC_BLOCK_BITS, DIFFC_CANDIDATES, DIFFC_SIDE_BITS = 14, 1 << 16, 8
 RUNS = {  # name: backend, parameter, rate of constant-rate stepping
     "trellis 16": ("trellis", 16, 0),
     "trellis 18": ("trellis", 18, 0),
@@ -49,57 +43,16 @@ RUNS = {  # name: backend, parameter, rate of constant-rate stepping
 }
 
 
-class DiffCLike:
-    """Truncated Poisson functional representation, as published diffusion codecs use it: chunks of
-    14 bits, 2^16 candidates, the index charged as -log2 of Zipf's law for the chunk's KL, which
-    the receiver needs: 8 bits a step. A reference: bits are charged, not written."""
-
-    def encode(self, q, p, shared, step, writer, private):
-        kl = kl_bits(q, p)
-        blocks, z, spent = max(1, round(kl.sum() / DIFFC_BLOCK_BITS)), np.empty(q.dims), 0.0
-        for dims in deal(shared, step, q.dims, blocks):
-            ratio = LogRatio.of(q.at(dims), p.at(dims))
-            times, best, score = 0.0, 0, np.inf
-            for first in range(0, DIFFC_CANDIDATES, 1 << 12):
-                c = private.standard_normal((1 << 12, len(dims)), dtype=np.float32)
-                arrivals = times + np.cumsum(private.standard_exponential(1 << 12))
-                times = arrivals[-1]
-                scores = np.log(arrivals) - ratio.nats(c / np.float32(NORMAL_UNIT))
-                here = int(np.argmin(scores))
-                if scores[here] < score:
-                    best, score, z[dims] = first + here, scores[here], c[here]
-            spent += zipf_bits(best + 1, float(kl[dims].sum()))
-        x = p.mean + p.std * z
-        return Coded(x, float(kl.sum()), spent, DIFFC_SIDE_BITS, projection(q, p, x), blocks)
-
-
-def zipf_bits(n, kl):
-    """-log2 of n^-s / sum_k k^-s over the candidates, s = 1 + 1 / (KL + log2(e) / e + 1)."""
-    s = 1 + 1 / (kl + np.log2(np.e) / np.e + 1)
-    total = np.sum(np.arange(1, DIFFC_CANDIDATES + 1) ** -s)
-    return float(s * np.log2(n) + np.log2(total))
-
-
 def reference_walk(codec, pixels, coder):
     """Ledgers of pictures that `coder` walks along the plan, without a stream."""
     ledgers = []
     for number, picture in enumerate(pixels):
-        x_0, shared = from_uint8(picture[None]), SharedRandomness(number, 1)
-        ledger, private = Ledger(picture.numel(), 0), np.random.default_rng(number)
-        walk, step = codec.start(
-            torch.randn(x_0.shape, generator=torch.Generator().manual_seed(number))
-        )
-        for index, s in enumerate(codec.plan.timesteps[1:].tolist()):
-            to = torch.tensor([s])
-            q = codec.model.posterior(x_0, step.x_t, step.t, to)
-            q = gaussian_row(DiagonalGaussian(to_bands(q.mean), q.variance), 0)
-            coded = coder.encode(
-                q, gaussian_row(step.p(to), 0), shared, index, BitWriter(), private
-            )
-            ledger.steps.append(Step.of(int(step.t[0]), s, coded))
-            x_s = torch.from_numpy(coded.sample).float().view_as(x_0)
-            step = walk.send((to, from_bands(x_s)))
-            ledger.steps[-1].psnr_db = psnr_db(picture, step.x_0_hat[0])
+        ledger, x_0 = Ledger(picture.numel(), 0), from_uint8(picture[None])
+        for t, s, coded, x_0_hat in coder_walk(
+            codec.model, x_0, codec.plan.timesteps, coder, number
+        ):
+            ledger.steps.append(Step.of(t, s, coded))
+            ledger.steps[-1].psnr_db = psnr_db(picture, x_0_hat[0])
         ledgers.append(ledger)
     return ledgers
 

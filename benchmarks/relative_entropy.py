@@ -18,7 +18,9 @@ from scipy.stats import kstest
 
 from ddpm_codec.entropy import BitReader, BitWriter
 from ddpm_codec.relative_entropy import (
+    Dithered,
     Gaussian,
+    MaxProjection,
     MinimalRandomCoding,
     OrderedRandomCoding,
     PoissonFunctional,
@@ -30,8 +32,13 @@ CODERS = {
     "mrc 12": MinimalRandomCoding(12),
     "orc 12": OrderedRandomCoding(12),
     "pfr 4": PoissonFunctional(4.0),
+    "pfr 8": PoissonFunctional(8.0, epsilon=1e-2),
+    "max projection 12": MaxProjection(12),
+    "dithered": None,
     "trellis 12": Trellis(12),
     "trellis 16": Trellis(16),
+    "trellis 16, b = 1": Trellis(16, 1),
+    "trellis 18": Trellis(18),
 }
 KL_BITS = (1, 4, 8, 16, 64, 256, 512)
 
@@ -84,6 +91,7 @@ def main(dims, draws, kl, out):
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, coder in CODERS.items():
+        coder = coder or Dithered(np.zeros(dims, dtype=int))
         for bits in map(int, kl.split(",")):
             rows.append({"coder": name} | measure(coder, bits, dims, draws))
             print(" ".join(f"{k} {v:.3g}" if k != "coder" else v for k, v in rows[-1].items()))
@@ -93,7 +101,7 @@ def main(dims, draws, kl, out):
     for name, part in table.groupby("coder", sort=False):
         axes.plot(part["KL"], 100 * part["overhead"], marker="o", ms=4, label=name)
     axes.set(
-        xscale="log", xlabel="KL (bits)", ylabel="spent over effective bits (%)", ylim=(0, 150)
+        xscale="log", xlabel="KL (bits)", ylabel="spent over effective bits (%)", ylim=(0, 120)
     )
     axes.grid(alpha=0.3)
     axes.legend()
