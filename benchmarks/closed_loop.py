@@ -52,7 +52,7 @@ def reference_walk(codec, pixels, coder):
             codec.model, x_0, codec.plan.timesteps, coder, number
         ):
             ledger.steps.append(Step.of(t, s, coded))
-            ledger.steps[-1].psnr_db = psnr_db(picture, x_0_hat[0])
+            ledger.steps[-1].psnr_db = psnr_db(picture, to_uint8(x_0_hat[0]))
         ledgers.append(ledger)
     return ledgers
 

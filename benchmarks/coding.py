@@ -1,6 +1,6 @@
 """Bits, quality and time of sending real patches, by backend, against the bound and the ideal.
 
-    python benchmarks/coding.py [--data D] [--limit N] [--backends trellis,orc] [--out DIR]
+    python benchmarks/coding.py [--data D] [--limit N] [--runs 'trellis 16,orc 12']
 
 Every patch is sent lossless, then received in another process, which compares the pixels.
 Reported per backend, means over patches with standard errors: the file, the KL of its own walk,
@@ -58,10 +58,15 @@ def mean(values):
     return f"{values.mean():.4f} +- {values.std(ddof=1) / np.sqrt(len(values)):.4f}"
 
 
+def _frame(ledger):
+    return ledger.header_bits + ledger.checksum_bits + ledger.padding_bits
+
+
 def report(name, codec, clock, pixels, bound, ckpt):
-    """Send `pixels` with one backend, and print the table's lines."""
+    """Send `pixels` with one coder, and print the table's lines."""
+    backend, parameter = name.rsplit(" ", 1)
     clock.seconds, began = 0.0, time.perf_counter()
-    sent = send(codec, pixels, Target(lossless=True), name)
+    sent = send(codec, pixels, Target(lossless=True), backend, int(parameter))
     seconds = (time.perf_counter() - began) / len(pixels)
     network, dims = clock.seconds / len(pixels), pixels[0].numel()
     ledgers = [s.ledger for s in sent]
@@ -93,16 +98,22 @@ def report(name, codec, clock, pixels, bound, ckpt):
         "file over the T-step bound": f"{file_bits.sum() / total.sum() - 1:+.2%}",
         "packets over effective bits": f"{spent.sum() / effective.sum() - 1:+.2%}",
         "packets over the bound's rate": f"{spent.sum() / rate.sum() - 1:+.2%}",
+        "header, checksums, padding": f"{np.mean([_frame(x) for x in ledgers]):.1f} bits",
         "PSNR of x_0_hat(x_1)": f"{mean(psnr)} dB",
         "sending a patch": f"{network:.3f} s network + {seconds - network:.3f} s coder",
+        "network calls a patch": f"{np.mean([len(x.steps) + 1 for x in ledgers]):.1f}",
     }
-    print(f"\n{name}, {len(pixels)} patches, lossless")
+    print(f"\n{name}, {len(pixels)} patches, lossless", flush=True)
     for label, text in rows.items():
         print(f"  {label:30s} {text}")
     with tempfile.TemporaryDirectory() as folder:
         for i, s in enumerate(sent):
             (Path(folder) / f"{i:03d}.ddpm").write_bytes(s.stream)
             np.save(Path(folder) / f"{i:03d}.npy", pixels[i].numpy())
+        batch = time.perf_counter()
+        send(codec, pixels, None, backend, int(parameter))
+        batch = len(pixels) / (time.perf_counter() - batch)
+        print(f"  {'sent in a batch, not lossless':30s} {batch:.2f} patches a second", flush=True)
         command = [sys.executable, __file__, "--receive", folder]
         subprocess.run(command + (["--ckpt", str(ckpt)] if ckpt else []), check=True)
 
@@ -111,9 +122,10 @@ def report(name, codec, clock, pixels, bound, ckpt):
 @click.option("--ckpt", type=click.Path(path_type=Path))
 @click.option("--data", default="sample", show_default=True)
 @click.option("--limit", type=int, default=64, show_default=True)
-@click.option("--backends", default="trellis,orc,mrc", show_default=True)
+@click.option("--runs", default="trellis 16,trellis 18,trellis 12,max_projection 12,orc 12,mrc 12",
+              show_default=True, help="Coders with their parameters.")  # fmt: skip
 @click.option("--receive", "folder", type=click.Path(path_type=Path), hidden=True)
-def main(ckpt, data, limit, backends, folder):
+def main(ckpt, data, limit, runs, folder):
     if folder is not None:
         receive_all(ckpt, folder)
         return
@@ -126,8 +138,8 @@ def main(ckpt, data, limit, backends, folder):
           f"{mean([x.ideal_bits / dims for x in ideal])} bits/dim; full bound's rate "
           f"{mean(bound.rate_nats / NATS_PER_BIT / dims)}; PSNR "
           f"{mean([x.steps[-1].psnr_db for x in ideal])} dB")  # fmt: skip
-    for name in backends.split(","):
-        some = pixels[:4] if name == "pfr" else pixels
+    for name in runs.split(","):
+        some = pixels[:4] if name.startswith("pfr") else pixels
         report(name, codec, clock, some, bound, ckpt)
 
 

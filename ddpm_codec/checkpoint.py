@@ -25,6 +25,7 @@ from ddpm_codec.diffusion import Calibration, DiffusionModel, VarianceRule
 from ddpm_codec.errors import CheckpointError, ConfigError
 from ddpm_codec.files import atomic
 from ddpm_codec.schedule import Parameterization, Plan, Schedule, ScheduleConfig
+from ddpm_codec.tiling import Tiled
 from ddpm_codec.unet import PRESETS, UNet, UNetConfig
 
 FORMAT_VERSION = 1
@@ -79,7 +80,7 @@ class Checkpoint:
         network.eval().requires_grad_(False)
         rule = variance or ("calibrated" if self.calibration is not None else "beta_tilde")
         return DiffusionModel(
-            denoiser=cast(Any, network.to(memory_format=torch.channels_last)),  # type: ignore[call-overload]
+            denoiser=Tiled(network.to(memory_format=torch.channels_last)),  # type: ignore[call-overload]
             schedule=Schedule(self.config.schedule),
             parameterization=self.config.parameterization,
             variance=rule,

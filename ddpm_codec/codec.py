@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_codec.bands import BLOCK, band_index
+from ddpm_codec.bands import BLOCK, band_index, to_bands
 from ddpm_codec.checkpoint import Checkpoint
 from ddpm_codec.constant_rate import RATE_UNIT, ConstantRate
 from ddpm_codec.container import (
@@ -41,8 +41,9 @@ from ddpm_codec.relative_entropy import (
 )
 from ddpm_codec.relative_entropy.pfr import MOST_BLOCK_BITS
 from ddpm_codec.relative_entropy.trellis import FIRST_RANK
-from ddpm_codec.shared_randomness import Indices, SharedRandomness, block_address
+from ddpm_codec.shared_randomness import Floats, Indices, SharedRandomness, block_address
 from ddpm_codec.stepping import NODES
+from ddpm_codec.units import to_uint8
 
 BACKENDS = ("mrc", "orc", "pfr", "trellis", "max_projection", "dithered")
 """By their number in the header."""
@@ -50,29 +51,38 @@ BACKENDS = ("mrc", "orc", "pfr", "trellis", "max_projection", "dithered")
 IDEAL = "ideal"
 """Draws q and charges its KL: a reference to walk beside the backends. It makes no stream."""
 
+MAX_PIXELS = 1 << 25
+MAX_DIMS = 3 * MAX_PIXELS
 TRELLIS_RADIX = 32
 """The trellis's parameter in the header: kappa + 32 (b - 1)."""
 NEW_BITS = 2
 """The trellis's b: 1 gave the same overhead within 1 % for 1.4 times the search."""
-EFFORTS = {"fast": 12, "default": 16, "slow": 18}
-"""kappa of the trellis."""
+EFFORTS = {"fast": 12, "medium": 14, "high": 16, "slow": 18}
+"""kappa of the trellis: its search takes time in proportion to 2^kappa and to the pixels."""
+_DEFAULT_EFFORTS = ((1 << 17, "high"), (1 << 22, "medium"), (MAX_DIMS, "fast"))
 
 DEFAULT_BLOCK_BITS = {
     "mrc": 12,
     "orc": 12,
     "pfr": 4,
-    "trellis": EFFORTS["default"],
     "max_projection": 12,
     "dithered": 0,
     IDEAL: 0,
 }
-IDEAL_NUMBER = 63
-MAX_PIXELS = 1 << 20
+IDEAL_NUMBER = 31
+_CHROMA_BLOCK = (1 << 16) - 1
 _PRIOR_STEP = (1 << 16) - 1
 _COUNT_PARAMETER = 2
 _OVERSHOOT_BITS = 2.0
 _KL_CLASS = Centred(5)
 _PFR_EPSILON = 1e-2
+
+
+def default_block_bits(backend: str, dims: int) -> int:
+    """A coder's parameter for pictures of `dims` dimensions: the trellis's falls with the size."""
+    if backend != "trellis":
+        return DEFAULT_BLOCK_BITS[backend]
+    return next(EFFORTS[effort] for most, effort in _DEFAULT_EFFORTS if dims <= most)
 
 
 def make_coder(header: Header, previous: list[int], sigma_q: float = 1.0) -> StreamCoder:
@@ -93,7 +103,8 @@ def make_coder(header: Header, previous: list[int], sigma_q: float = 1.0) -> Str
     if backend == "max_projection":
         return MaxProjection(k, rank)
     if backend == "dithered":
-        return Dithered(_frequency_groups(header.height, header.width), sigma_q)
+        groups = _frequency_groups(header.height, header.width)[: header.dims]
+        return Dithered(groups, sigma_q)
     count = Centred(len(previous) or 1, _COUNT_PARAMETER)
     if backend == "pfr":
         return PoissonFunctional(
@@ -155,7 +166,6 @@ class ProgressiveCodec:
         self.model = source.model("calibrated")
         self.plan = source.plan
         self.hash = bytes.fromhex(source.hash)[:MODEL_HASH_BYTES]
-        self.stride = source.config.unet.stride
         T = self.model.schedule.T
         self.nodes = self.model.schedule.log_snr_grid(min(NODES, T))
         """The timesteps that constant-rate stepping chooses from."""
@@ -167,7 +177,10 @@ class ProgressiveCodec:
         stepping. `block_bits`: the coder's parameter (kappa of the trellis). ConfigError for what
         the header can't hold or the coder doesn't take."""
         height, width = pixels.shape[1:]
-        parameter = DEFAULT_BLOCK_BITS[backend] if block_bits is None else block_bits
+        dims = 3 * min(height * width, MAX_PIXELS)
+        parameter = default_block_bits(backend, dims)
+        if block_bits is not None:
+            parameter = block_bits
         if backend == "trellis":
             parameter += TRELLIS_RADIX * (NEW_BITS - 1)
         header = Header(
@@ -179,6 +192,7 @@ class ProgressiveCodec:
             packets=0 if rate_bits else self.plan.steps,
             seed=seed,
             rate=-(-rate_bits // RATE_UNIT),
+            grey=is_grey(pixels),
         )
         header.check()
         self.check_size(header)
@@ -187,12 +201,7 @@ class ProgressiveCodec:
         return header
 
     def check_size(self, header: Header) -> None:
-        """Raise ConfigError for a size that this model can't take."""
-        if header.width % self.stride or header.height % self.stride:
-            raise ConfigError(
-                f"a picture of {header.width}x{header.height}: this model takes sides in "
-                f"multiples of {self.stride}"
-            )
+        """Raise ConfigError for a picture too large to begin with."""
         if header.width * header.height > MAX_PIXELS:
             raise ConfigError(
                 f"a picture of {header.width}x{header.height}: at most {MAX_PIXELS} pixels"
@@ -201,8 +210,26 @@ class ProgressiveCodec:
     def prior_sample(self, header: Header) -> Tensor:
         """(1,3,H,W) x_T ~ N(0, I), known to both sides at no cost."""
         shared = SharedRandomness(header.seed, VERSION)
-        x_T = shared.normals(block_address(_PRIOR_STEP, 0), 0, header.dims)
+        x_T = shared.normals(block_address(_PRIOR_STEP, 0), 0, 3 * header.width * header.height)
         return torch.from_numpy(x_T).float().view(1, 3, header.height, header.width)
+
+    def whole_sample(
+        self, header: Header, number: int, step: ReverseStep, row: int, s: int, sample: Floats
+    ) -> Tensor:
+        """(3,H,W) x_s in bands from the coded `sample` (D,) of one image of `step`.
+
+        Of a grey picture only luma is coded. The receiver knows that x_0 has no chroma, so it knows
+        q(x_s | x_t, x_0) there, and draws it with shared randomness at no cost.
+        """
+        x_t = step.x_t[row : row + 1]
+        if not header.grey:
+            return torch.from_numpy(sample).float().view_as(x_t[0])
+        q = self.model.schedule.posterior(int(step.t[row]), s)
+        shared = SharedRandomness(header.seed, VERSION)
+        noise = shared.normals(block_address(number, _CHROMA_BLOCK), 0, 2 * header.dims)
+        known = to_bands(x_t)[0, 1:].double().flatten().numpy()
+        chroma = float(q.x_t_weight) * known + float(np.sqrt(q.variance)) * noise
+        return torch.from_numpy(np.concatenate([sample, chroma])).float().view_as(x_t[0])
 
     def next_timestep(self, header: Header, number: int, t: int, jump: int) -> int:
         """The s of a packet from t: the plan's, or `jump` nodes on. Corrupt past the end."""
@@ -227,17 +254,33 @@ class ProgressiveCodec:
         return walk, next(walk)
 
 
-def gaussian_row(gaussian: DiagonalGaussian, row: int) -> Gaussian:
-    """One image of a batch, flat (D,) and in float64."""
-    mean = gaussian.mean[row].double().flatten().numpy()
-    variance = gaussian.variance[row].double().expand_as(gaussian.mean[row]).flatten().numpy()
-    return Gaussian(mean, np.sqrt(variance))
+def is_grey(pixels: Tensor) -> bool:
+    """Whether the channels (..., 3, H, W) are equal everywhere."""
+    return bool((pixels == pixels[..., :1, :, :]).all())
 
 
-def decoder_row(step: ReverseStep, row: int) -> DiscretizedGaussian:
-    """p(x_0 | x_t) of one image (3,H,W) of a batch."""
+def as_shown(header: Header, x_0_hat: Tensor) -> Tensor:
+    """(3,H,W) uint8 what a receiver shows of x_0_hat (3,H,W)."""
+    if header.grey:
+        x_0_hat = x_0_hat.mean(dim=0, keepdim=True).expand_as(x_0_hat)
+    return to_uint8(x_0_hat)
+
+
+def gaussian_row(gaussian: DiagonalGaussian, row: int, planes: int = 3) -> Gaussian:
+    """The first planes of one image of a batch, flat (D,) and in float64."""
+    mean = gaussian.mean[row, :planes].double()
+    variance = gaussian.variance[row].double().expand_as(gaussian.mean[row])[:planes]
+    return Gaussian(mean.flatten().numpy(), np.sqrt(variance.flatten().numpy()))
+
+
+def decoder_row(step: ReverseStep, row: int, header: Header) -> DiscretizedGaussian:
+    """p(x_0 | x_t) of one image (C,H,W) of a batch: of a grey one, the mean of its channels' means,
+    whose errors are as good as equal, with the mean of their variances."""
     decoder = step.decoder()
-    return DiscretizedGaussian(decoder.mean[row], decoder.std.expand_as(decoder.mean)[row])
+    mean, std = decoder.mean[row], decoder.std.expand_as(decoder.mean)[row]
+    if header.grey:
+        mean, std = mean.mean(dim=0, keepdim=True), (std**2).mean(dim=0, keepdim=True).sqrt()
+    return DiscretizedGaussian(mean, std)
 
 
 def pixel_parameters(decoder: DiscretizedGaussian) -> tuple[np.ndarray, np.ndarray]:

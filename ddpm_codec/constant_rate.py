@@ -101,17 +101,17 @@ class _Blocks:
 
 
 def choose_jump(
-    step: ReverseStep, x_0: torch.Tensor, nodes: Indices, rate_bits: int, kappa: int
+    step: ReverseStep, x_0: torch.Tensor, planes: int, nodes: Indices, rate_bits: int, kappa: int
 ) -> int:
     """The longest jump, in nodes, from the one image (1,C,H,W) of `step` whose packet fits into a
-    block of `rate_bits`; 1 where none does."""
+    block of `rate_bits`; 1 where none does. Only the first `planes` of the bands are coded."""
     at = int(np.flatnonzero(nodes == int(step.t[0]))[0])
     snr = step.model.schedule.snr
-    error2 = to_bands(x_0 - step.x_0_hat) ** 2
+    error2 = to_bands(x_0 - step.x_0_hat)[:, :planes] ** 2
     jump = 0
     for s in nodes[at + 1 :]:
         to = torch.full_like(step.t, int(s))
-        excess = step.model.reverse_excess(step.estimate, step.t, to)
+        excess = step.model.reverse_excess(step.estimate, step.t, to).expand_as(x_0)[:, :planes]
         gain = float(snr[s] - snr[nodes[at]])
         kl = float(sum_dims(excess_kl_nats(excess, gain * error2))) / NATS_PER_BIT
         if jump and float(spent_bits(np.array(kl), kappa)) > _FULL * rate_bits:

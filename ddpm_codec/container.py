@@ -19,8 +19,8 @@ CRC_BYTES = 4
 MAX_SIDE = (1 << 14) - 1
 MAX_SEED = (1 << 28) - 1
 _FIXED_BYTES = len(MAGIC) + 1 + MODEL_HASH_BYTES + 3
-_LOSSLESS, _CONSTANT_RATE = 0x80, 0x40
-_MOST_BACKEND = 0x3F
+_LOSSLESS, _CONSTANT_RATE, _GREY = 0x80, 0x40, 0x20
+_MOST_BACKEND = 0x1F
 
 ParsePacket = Callable[[list[int], BitReader], list[int]]
 """(the packet before, empty at the start; reader) to the packet's integers; Truncated where bits
@@ -32,9 +32,10 @@ class Header:
     """What a receiver must know beforehand; 15 bytes for a 32x32 picture with seed 0.
 
     `model`: the first 4 bytes of the checkpoint's hash. `backend`: number of the relative entropy
-    coder, 0..63. `block_bits`: its parameter. `packets`: how many follow, which makes a stream
-    complete. `lossless`: whether x_0 follows them. `rate`: 0 for a planned walk, else the size of
-    a block under constant-rate stepping, 1..255 in units of its own (one byte more).
+    coder, 0..31. `block_bits`: its parameter. `packets`: how many follow, which makes a stream
+    complete. `lossless`: whether x_0 follows them. `grey`: one plane instead of three. `rate`: 0
+    for a planned walk, else the size of a block under constant-rate stepping, 1..255 in units of
+    its own (one byte more).
     """
 
     model: bytes
@@ -46,6 +47,7 @@ class Header:
     lossless: bool = False
     seed: int = 0
     rate: int = 0
+    grey: bool = False
 
     def check(self) -> None:
         """Raise ConfigError for a value that its field can't hold."""
@@ -66,15 +68,20 @@ class Header:
                 raise ConfigError(f"{value} {name}: the header holds 0 to {most}")
 
     @property
+    def planes(self) -> int:
+        """C of the picture: 1 or 3."""
+        return 1 if self.grey else 3
+
+    @property
     def dims(self) -> int:
-        """Dimensions of the picture, H * W * 3."""
-        return self.width * self.height * 3
+        """Dimensions of the picture, H * W * C."""
+        return self.width * self.height * self.planes
 
     def pack(self) -> bytes:
         """The header's bytes, its own check included."""
         self.check()
         flags = self.backend | (_LOSSLESS if self.lossless else 0)
-        flags |= _CONSTANT_RATE if self.rate else 0
+        flags |= (_CONSTANT_RATE if self.rate else 0) | (_GREY if self.grey else 0)
         body = MAGIC + bytes([VERSION]) + self.model[:MODEL_HASH_BYTES]
         body += bytes([flags, self.block_bits, self.packets])
         body += bytes([self.rate] if self.rate else [])
@@ -144,6 +151,7 @@ def read_header(data: bytes) -> tuple[Header, int] | None:
         lossless=bool(flags & _LOSSLESS),
         seed=numbers[2],
         rate=rate,
+        grey=bool(flags & _GREY),
     )
     if not (header.width and header.height) or (rate_bytes and not rate):
         raise Corrupt("a picture without pixels or blocks: the stream is damaged")

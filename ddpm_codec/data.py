@@ -76,7 +76,7 @@ def _to_rgb(picture: Image.Image, path: Path) -> Image.Image:
 
 
 def write_image(path: Path, pixels: Pixels) -> None:
-    """Write (H,W,3) uint8 as PNG. DataError when `path` can't be written."""
+    """Write (H,W,3) or, grey, (H,W) uint8 as PNG. DataError when `path` can't be written."""
     with atomic(path) as partial:
         Image.fromarray(pixels).save(partial, format="PNG")
 

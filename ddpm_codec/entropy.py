@@ -15,6 +15,9 @@ MOST_ZEROS = 1024
 """Longest unary part of a Rice code; a longer one is damage."""
 
 
+_PIECE_BYTES = 512
+
+
 class BitWriter:
     """Collects bits; `bits` says how many."""
 
@@ -36,8 +39,9 @@ class BitWriter:
 
     def append(self, other: "BitWriter") -> None:
         """Append all bits of another writer."""
-        for byte in other._bytes:
-            self.write(byte, 8)
+        for start in range(0, len(other._bytes), _PIECE_BYTES):
+            piece = other._bytes[start : start + _PIECE_BYTES]
+            self.write(int.from_bytes(piece, "big"), 8 * len(piece))
         self.write(other._tail, other.bits % 8)
 
     def getvalue(self) -> bytes:

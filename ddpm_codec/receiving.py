@@ -10,6 +10,7 @@ from torch import Tensor
 from ddpm_codec.bands import from_bands
 from ddpm_codec.codec import (
     ProgressiveCodec,
+    as_shown,
     decoder_row,
     gaussian_row,
     make_coder,
@@ -22,7 +23,6 @@ from ddpm_codec.diffusion import ReverseStep, Walk
 from ddpm_codec.errors import Corrupt, ModelMismatch, Truncated
 from ddpm_codec.pixel_code import decode_pixels
 from ddpm_codec.shared_randomness import SharedRandomness
-from ddpm_codec.units import to_uint8
 
 
 class Receiver:
@@ -64,7 +64,8 @@ class Receiver:
 
     def _show(self) -> tuple[int, Tensor]:
         assert self._step is not None
-        self.picture = to_uint8(self._step.x_0_hat[0])
+        assert self.reader.header is not None
+        self.picture = as_shown(self.reader.header, self._step.x_0_hat[0])
         return int(self._step.t[0]), self.picture
 
     def _advance(self, header: Header, packet: list[int]) -> None:
@@ -73,12 +74,12 @@ class Receiver:
         t = int(self._step.t[0])
         to = self.codec.next_timestep(header, self._number, t, packet[0])
         s = torch.tensor([to])
-        p = gaussian_row(self._step.p(s), 0)
+        p = gaussian_row(self._step.p(s), 0, header.planes)
         shared = SharedRandomness(header.seed, VERSION)
         coder = make_coder(header, self._previous, self.codec.sigma_q(t, to))
         sample = coder.sample(p, shared, self._number, packet)
-        x_s = from_bands(torch.from_numpy(sample).float().view_as(self._step.x_t))
-        self._step = self._walk.send((s, x_s))
+        x_s = self.codec.whole_sample(header, self._number, self._step, 0, to, sample)
+        self._step = self._walk.send((s, from_bands(x_s[None])))
         self._number, self._previous = self._number + 1, packet
 
     def close(self) -> Tensor:
@@ -93,12 +94,13 @@ class Receiver:
         if header.lossless and self.reader.x_0 is not None:
             if int(self._step.t[0]) != self.codec.last_timestep(header):
                 raise Corrupt("x_0 follows a walk that is not over: the stream is damaged")
-            mean, std = pixel_parameters(decoder_row(self._step, 0))
+            mean, std = pixel_parameters(decoder_row(self._step, 0, header))
             pixels = decode_pixels(self.reader.x_0, mean, std).astype(np.uint8)
             if zlib.crc32(pixels.tobytes()) != self.reader.pixel_crc:
                 raise Corrupt(
                     "the decoded pixels fail their checksum: this machine's network disagrees with "
                     "the sender's"
                 )
-            self.picture = torch.from_numpy(pixels).view_as(self.picture)
+            planes = torch.from_numpy(pixels).view(header.planes, header.height, header.width)
+            self.picture = planes.expand_as(self.picture).contiguous()
         return self.picture

@@ -14,8 +14,10 @@ from ddpm_codec.codec import (
     IDEAL_NUMBER,
     TRELLIS_RADIX,
     ProgressiveCodec,
+    as_shown,
     decoder_row,
     gaussian_row,
+    is_grey,
     make_coder,
     one_thread,
     pixel_parameters,
@@ -31,7 +33,7 @@ from ddpm_codec.ledger import Ledger, Step
 from ddpm_codec.pixel_code import encode_pixels
 from ddpm_codec.relative_entropy import Gaussian, Ideal
 from ddpm_codec.shared_randomness import SharedRandomness
-from ddpm_codec.units import from_uint8, rmse_to_psnr_db, to_uint8
+from ddpm_codec.units import from_uint8, rmse_to_psnr_db
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class Target:
             raise ConfigError("choose one of --lossless, --max-bytes, --bpd and --psnr")
 
 
-def psnr_db(pixels: Tensor, x_0_hat: Tensor) -> float | None:
-    """PSNR of x_0_hat rounded to 8 bits against `pixels`, in dB; None where they are equal."""
-    mse = float(((to_uint8(x_0_hat).double() - pixels.double()) ** 2).mean())
+def psnr_db(pixels: Tensor, shown: Tensor) -> float | None:
+    """PSNR of one uint8 picture against another, in dB; None where they are equal."""
+    mse = float(((shown.double() - pixels.double()) ** 2).mean())
     return float(rmse_to_psnr_db(mse**0.5)) if mse else None
 
 
@@ -71,27 +73,28 @@ class _Sending:
 
     def observe(self, x_0_hat: Tensor) -> None:
         """Note what the receiver sees now."""
-        self.picture = to_uint8(x_0_hat)
+        self.picture = as_shown(self.header, x_0_hat)
         if self.ledger.steps:
-            self.ledger.steps[-1].psnr_db = psnr_db(self.pixels, x_0_hat)
+            self.ledger.steps[-1].psnr_db = psnr_db(self.pixels, self.picture)
 
-    def is_reached(self, x_0_hat: Tensor) -> bool:
+    @property
+    def is_reached(self) -> bool:
         """Whether the wanted PSNR is there."""
-        if self.target.psnr_db is None:
+        if self.target.psnr_db is None or self.picture is None:
             return False
-        seen = psnr_db(self.pixels, x_0_hat)
+        seen = psnr_db(self.pixels, self.picture)
         return seen is None or seen >= self.target.psnr_db
 
     def choose(self, codec: ProgressiveCodec, step: ReverseStep, x_0: Tensor) -> tuple[int, int]:
         """(s, jump) of the next step from where `step` (of this one image) stands; s = 0: none."""
         t, number = int(step.t[0]), len(self.ledger.steps)
-        if t == codec.last_timestep(self.header) or self.is_reached(step.x_0_hat[0]):
+        if t == codec.last_timestep(self.header) or self.is_reached:
             return 0, 0
         jump = 0
         if self.header.rate:
             kappa = self.header.block_bits % TRELLIS_RADIX
             rate_bits = self.header.rate * RATE_UNIT
-            jump = choose_jump(step, x_0, codec.nodes, rate_bits, kappa)
+            jump = choose_jump(step, x_0, self.header.planes, codec.nodes, rate_bits, kappa)
         return codec.next_timestep(self.header, number, t, jump), jump
 
     def send(
@@ -150,7 +153,7 @@ def send(
     size = 1 if target.lossless else max(1, BATCH_PIXELS // pixels[0, 0].numel())
     sent: list[Sent] = []
     header = codec.header(pixels[0], backend, block_bits, seed, rate_bits)
-    header = replace(header, lossless=target.lossless)
+    header = replace(header, lossless=target.lossless, grey=is_grey(pixels))
     with one_thread(target.lossless):
         for batch in pixels.split(size):
             sent += _send_batch(codec, batch, target, header, progress)
@@ -189,7 +192,7 @@ def _send_batch(
             jobs[job].observe(step.x_0_hat[row])
         s, x_s = _step_batch(codec, jobs, active, step, x_0)
         ended = (s == 0).nonzero().flatten().tolist()
-        last |= {active[row]: decoder_row(step, row) for row in ended if target.lossless}
+        last |= {active[row]: decoder_row(step, row, header) for row in ended if target.lossless}
         active = [job for job, at in zip(active, s.tolist(), strict=True) if at > 0]
         if progress is not None:
             progress(len(active))
@@ -223,12 +226,14 @@ def _step_batch(
     samples = to_bands(part.x_0_hat)
     for at, row in enumerate(going.tolist()):
         job, t, (to, jump) = jobs[active[row]], int(part.t[at]), choices[row]
-        rows = gaussian_row(q, at), gaussian_row(p, at)
+        planes = job.header.planes
+        rows = gaussian_row(q, at, planes), gaussian_row(p, at, planes)
         sample = job.send(t, to, jump, codec.sigma_q(t, to), *rows)
         if sample is None:
             s[row] = 0
         else:
-            samples[at] = torch.from_numpy(sample).float().view_as(samples[at])
+            number = len(job.ledger.steps) - 1
+            samples[at] = codec.whole_sample(job.header, number, part, at, to, sample)
     x_s[going] = from_bands(samples)
     return s, x_s
 
@@ -248,9 +253,10 @@ def _finish(job: _Sending, decoder: DiscretizedGaussian | None) -> Sent:
     header = replace(job.header, packets=len(ledger.steps))
     x_0, crc, picture = b"", 0, job.picture
     if decoder is not None:
-        x_0 = encode_pixels(job.pixels.flatten().numpy(), *pixel_parameters(decoder))
-        ledger.pixel_nats = -float(decoder.log_pmf_nats(job.pixels).sum())
-        crc, picture = zlib.crc32(job.pixels.numpy().tobytes()), job.pixels
+        planes = job.pixels[: header.planes].contiguous()
+        x_0 = encode_pixels(planes.flatten().numpy(), *pixel_parameters(decoder))
+        ledger.pixel_nats = -float(decoder.log_pmf_nats(planes).sum())
+        crc, picture = zlib.crc32(planes.numpy().tobytes()), job.pixels
     stream = finish(header, job.writer, x_0, crc)
     ledger.padding_bits = -job.writer.bits % 8
     ledger.checksum_bits = 8 * CRC_BYTES * (2 if header.lossless else 1)

@@ -71,7 +71,7 @@ class UNetConfig:
 
     @property
     def stride(self) -> int:
-        """Sides of the input must be multiples of this."""
+        """Sides of the input are filled up to multiples of this."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
@@ -189,8 +189,9 @@ class UNet(nn.Module):
     """x_t (N,C,H,W) float in model units and t (N,) int64 in 1..T to a `Prediction`.
 
     `noise_level` (T+1,) float is what the time embedding sees of t: t itself in the paper.
-    Sides must be multiples of `config.stride`. The first and the last convolution run in
-    float32 also under autocast: at t = 1 the noise is smaller than bfloat16's step at 1.
+    Sides that are no multiples of `config.stride` are filled up with copies of the edge. The first
+    and the last convolution run in float32 also under autocast: at t = 1 the noise is smaller than
+    bfloat16's step at 1.
     """
 
     noise_level: Tensor
@@ -246,6 +247,18 @@ class UNet(nn.Module):
         return F.pixel_unshuffle(x, self.config.patch).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
+        height, width = x_t.shape[2:]
+        below, right = -height % self.config.stride, -width % self.config.stride
+        if not (below or right):
+            return self._predict(x_t, t)
+        filled = F.pad(x_t, (0, right, 0, below), mode="replicate")
+        prediction, log_variance = self._predict(filled, t)
+        inside = (..., slice(height), slice(width))
+        return Prediction(
+            prediction[inside], None if log_variance is None else log_variance[inside]
+        )
+
+    def _predict(self, x_t: Tensor, t: Tensor) -> Prediction:
         embedding = self._embed(t)
         with torch.autocast(x_t.device.type, enabled=False):
             h = self.stem(self._features(x_t.float()))

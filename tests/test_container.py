@@ -62,7 +62,7 @@ def read_whole(data):
     [
         (HEADER, 15),
         (replace(HEADER, width=MAX_SIDE, height=1, seed=(1 << 28) - 1), 19),
-        (replace(HEADER, lossless=True, packets=0, backend=63), 15),
+        (replace(HEADER, lossless=True, packets=0, backend=31, grey=True), 15),
         (replace(HEADER, rate=255), 16),
     ],
 )

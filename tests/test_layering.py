@@ -11,7 +11,7 @@ FLOORS = [
     {"units", "errors", "files"},
     {"schedule", "gaussian", "discretized", "bands"},
     {"unet", "data", "container", "entropy", "prefix", "pixel_code", "shared_randomness"},
-    {"diffusion"},
+    {"diffusion", "tiling"},
     {"checkpoint"},
     {"bound", "objectives", "stepping", "constant_rate", "relative_entropy"},
     {"training", "calibration", "interop", "ledger", "codec"},

@@ -15,7 +15,7 @@ from ddpm_codec.cli.common import (
     seed_option,
     write_json,
 )
-from ddpm_codec.codec import BACKENDS, EFFORTS, ProgressiveCodec, packet_parser
+from ddpm_codec.codec import BACKENDS, EFFORTS, ProgressiveCodec, is_grey, packet_parser
 from ddpm_codec.constant_rate import LEAST_RATE, MOST_RATE, RATE_UNIT
 from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.data import list_images, read_image, write_image
@@ -101,10 +101,11 @@ def send_command(
     search_bits = block_bits if effort is None else EFFORTS[effort]
     outs = _outputs(image, out, paths, ledger)
     codec = ProgressiveCodec(load_checkpoint(ckpt))
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[int, int, int], list[int]] = {}
     pictures = [torch.from_numpy(read_image(p).copy()).permute(2, 0, 1).contiguous() for p in paths]
     for index, picture in enumerate(pictures):
-        groups.setdefault(tuple(picture.shape), []).append(index)
+        _, height, width = picture.shape
+        groups.setdefault((1 if is_grey(picture) else 3, height, width), []).append(index)
     sent: dict[int, Sent] = {}
     with progress_bar("sending", "packet") as bar:
         bar.reset(len(paths) * codec.plan.steps)
@@ -175,14 +176,14 @@ def receive(stream: Path, out: Path | None, ckpt: Path | None, previews: Path | 
             for t, picture in receiver.feed(piece):
                 bar.update(1)
                 if previews is not None:
-                    _write_picture(previews / f"t{t:04d}.png", picture)
+                    _write_picture(previews / f"t{t:04d}.png", picture, receiver)
     try:
         picture = receiver.close()
     except Truncated:
         if receiver.picture is not None:
-            _write_picture(out, receiver.picture)
+            _write_picture(out, receiver.picture, receiver)
         raise
-    _write_picture(out, picture)
+    _write_picture(out, picture, receiver)
     click.echo(f"{stream} -> {out}: {picture.shape[2]}x{picture.shape[1]}")
 
 
@@ -194,8 +195,13 @@ def _pieces(data: bytes | None) -> Any:
         yield piece
 
 
-def _write_picture(path: Path, picture: torch.Tensor) -> None:
-    write_image(path, picture.permute(1, 2, 0).contiguous().numpy())
+def _write_picture(path: Path, picture: torch.Tensor, receiver: Receiver) -> None:
+    """A picture (3,H,W) as it was sent: in colour, or grey."""
+    header = receiver.reader.header
+    if header is not None and header.grey:
+        write_image(path, picture[0].contiguous().numpy())
+    else:
+        write_image(path, picture.permute(1, 2, 0).contiguous().numpy())
 
 
 @click.command()
@@ -214,6 +220,7 @@ def info(stream: Path, json_file: Path | None) -> None:
         "complete": cut is None,
         "width": header.width,
         "height": header.height,
+        "grey": header.grey,
         "model": header.model.hex(),
         "backend": BACKENDS[header.backend],
         "block_bits": header.block_bits,

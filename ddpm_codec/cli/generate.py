@@ -11,7 +11,6 @@ from ddpm_codec.cli.common import FilePath, ckpt_option, load_checkpoint, progre
 from ddpm_codec.cli.measure import variance_option
 from ddpm_codec.data import write_image
 from ddpm_codec.diffusion import DiffusionModel, ancestral_sample
-from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable
 from ddpm_codec.units import to_uint8
 
@@ -42,9 +41,6 @@ def sample(
     """Draw pictures from the model (Algorithm 2) and write them as one PNG sheet."""
     check_writable(out)
     source = load_checkpoint(ckpt)
-    stride = source.config.unet.stride
-    if side % stride:
-        raise ConfigError(f"--side {side}: this model takes multiples of {stride}")
     pictures = draw_samples(source.model(variance), number, side, steps, seed)
     write_image(out, sheet(pictures))
     click.echo(f"{out}: {number} samples of {side}x{side}, {steps} steps")

@@ -23,7 +23,6 @@ from ddpm_codec.cli.common import (
 from ddpm_codec.codec import IDEAL, ProgressiveCodec
 from ddpm_codec.data import load_batch
 from ddpm_codec.diffusion import VarianceRule
-from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable, make_folder, write_text
 from ddpm_codec.plots import plot_bound, plot_rate_distortion, plot_realised
 from ddpm_codec.rate_distortion import measure_curve, realised_curve, table_4
@@ -87,7 +86,6 @@ def nll(
             check_writable(path)
     source = load_checkpoint(ckpt)
     pixels = load_batch(data, limit, crop)
-    check_sides(source, pixels)
     model = source.model(variance)
     generator = torch.Generator().manual_seed(seed)
     with progress_bar("nll", "call") as bar:
@@ -100,17 +98,6 @@ def nll(
     if plot is not None:
         plot_bound(bound, plot)
     echo_bound(bound, report)
-
-
-def check_sides(source: Checkpoint, pixels: torch.Tensor) -> None:
-    """Raise ConfigError when the network can't take images of this size."""
-    height, width = pixels.shape[2:]
-    stride = source.config.unet.stride
-    if height % stride or width % stride:
-        raise ConfigError(
-            f"images of {width}x{height}: this model takes sides in multiples of {stride} "
-            "(--crop N cuts centred squares)"
-        )
 
 
 def describe(source: Checkpoint) -> dict[str, Any]:
@@ -180,7 +167,6 @@ def rd_curve(
     make_folder(out)
     source = load_checkpoint(ckpt)
     pixels = load_batch(data, limit, crop)
-    check_sides(source, pixels)
     generator = torch.Generator().manual_seed(seed)
     with progress_bar("rd-curve", "call") as bar:
         bound, curve = measure_curve(

@@ -47,7 +47,7 @@ from ddpm_codec.shared_randomness import (
 LEAST_KAPPA, MOST_KAPPA = 4, 18
 MOST_NEW_BITS = 4
 MOST_BLOCK_BITS = 2048
-MOST_PACKET_BITS = 1 << 24
+MOST_PACKET_BITS = 1 << 26
 _MOST_BITS_A_DIMENSION = 16
 
 
