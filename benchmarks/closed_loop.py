@@ -92,13 +92,13 @@ def ideal_walks(codec, pixels, walks, path):
 
 def ideal_bits_at(psnr, bits, mse):
     """The ideal coder's bits for a PSNR, one picture: between its points, beyond the last along
-    the last decibel's slope."""
+    the slope of the last two decibels."""
     curve = np.maximum.accumulate(20 * np.log10(255) - 10 * np.log10(np.maximum(mse, 1e-3)))
     keep = np.concatenate([[True], np.diff(curve) > 0])
     x, y = curve[keep], bits[keep]
     if psnr <= x[-1]:
         return float(np.interp(psnr, x, y))
-    first = np.searchsorted(x, x[-1] - 1.0)
+    first = min(np.searchsorted(x, x[-1] - 2.0), len(x) - 2)
     slope = (y[-1] - y[first]) / (x[-1] - x[first])
     return float(y[-1] + slope * (psnr - x[-1]))
 
@@ -127,6 +127,21 @@ def compare(ledgers, bits, mse):
     return rows
 
 
+def plan_mse(ledgers):
+    """(steps, N) squared error of x_0_hat after each packet."""
+    return np.array([255.0**2 / 10 ** (steps_of(x)[1] / 10) for x in ledgers]).T
+
+
+def rmse_ratios(ledgers, exact):
+    """Over the steps of the plan: RMSE of x_0_hat over that of exact draws of q, and its standard
+    error over pictures; `exact` (steps, N) is the mean of several walks."""
+    real = plan_mse(ledgers)
+    exact = exact[:, : real.shape[1]]
+    ratio = np.sqrt(real.mean(axis=1) / exact.mean(axis=1))
+    spread = (real / real.mean(axis=1)[:, None] - exact / exact.mean(axis=1)[:, None]).std(axis=1)
+    return ratio, 0.5 * spread / np.sqrt(real.shape[1])
+
+
 def overhead(real, ideal):
     """Sum over sum, less 1, and its standard error over pictures (jackknife)."""
     ratio = real.sum() / ideal.sum() - 1
@@ -150,6 +165,10 @@ def main(ckpt, data, limit, walks, runs, slow_limit, out):
     pixels = load_batch(data, limit)
     bits, mse = ideal_walks(codec, pixels, walks, out / "ideal.npz")
     dims, table = pixels[0].numel(), []
+    exact = np.mean(
+        [plan_mse([s.ledger for s in send(codec, pixels, None, "ideal", seed=seed)])
+         for seed in range(walks)], axis=0,
+    )  # fmt: skip
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     ideal_psnr = 20 * np.log10(255) - 10 * np.log10(mse.mean(axis=1))
     axes.plot(bits.mean(axis=1) / dims, ideal_psnr, color="0.6", lw=3, label="ideal, every t")
@@ -179,6 +198,17 @@ def main(ckpt, data, limit, walks, runs, slow_limit, out):
         kl = sum(sum(s.kl_bits for s in x.steps) for x in ledgers)
         row["words over effective"] = f"{100 * (spent / effective - 1):+.1f} %"
         row["KL over ideal's"] = f"{100 * (kl / bits[-1, : len(some)].sum() - 1):+.1f} %"
+        if not rate:
+            ratio, error = rmse_ratios(ledgers, exact)
+            worst = int(np.argmax(np.abs(ratio - 1)))
+            row["RMSE over exact draws"] = (
+                f"{100 * (np.sqrt(np.mean((ratio - 1) ** 2))):.1f} % rms over t, at t = "
+                f"{codec.plan.timesteps[1 + worst]} {100 * (ratio[worst] - 1):+.1f} "
+                f"+- {100 * error[worst]:.1f} %"
+            )
+            np.savetxt(out / f"rmse_{name.replace(' ', '_')}.csv",
+                       np.stack([codec.plan.timesteps[1:], ratio, error], axis=1), delimiter=",",
+                       header="t,rmse_ratio,sem")  # fmt: skip
         table.append(row)
         text = [f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
         print("; ".join(text), flush=True)
