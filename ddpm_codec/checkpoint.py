@@ -40,7 +40,8 @@ _MOST_PLANNED = 256
 class ModelConfig:
     """Everything that says what the tensors of a checkpoint mean.
 
-    `time`: what the network's time embedding sees, `t` (the paper) or `log_snr`.
+    `time`: what the network's time embedding sees: `t`, `index` (t - 1, as the paper's code and
+    most others have it) or `log_snr`.
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -117,8 +118,10 @@ def build_network(config: ModelConfig) -> UNet:
     level = np.arange(schedule.T + 1, dtype=np.float64)
     if config.time == "log_snr":
         level[1:] = _SNR_LEVELS_PER_NAT * (schedule.log_snr[1] - schedule.log_snr[1:])
+    elif config.time == "index":
+        level[1:] -= 1
     elif config.time != "t":
-        raise ConfigError(f"time embedding of {config.time!r}: choose t or log_snr")
+        raise ConfigError(f"time embedding of {config.time!r}: choose t, index or log_snr")
     return UNet(config.unet, torch.from_numpy(level))
 
 

@@ -3,7 +3,7 @@
 import click
 
 import ddpm_codec
-from ddpm_codec.cli import calibrate, coding, demo, generate, measure, train
+from ddpm_codec.cli import calibrate, coding, demo, generate, interop, measure, train
 from ddpm_codec.errors import DdpmCodecError
 
 
@@ -36,6 +36,8 @@ for _command in (
     train.train,
     calibrate.calibrate_command,
     calibrate.plan_command,
+    interop.import_command,
+    interop.export_command,
     measure.nll,
     measure.rd_curve,
     generate.sample,

@@ -1,0 +1,204 @@
+"""Other projects' checkpoints: diffusers' own forward pass is the oracle."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from ddpm_codec import checkpoint
+from ddpm_codec.bound import evaluate_bound
+from ddpm_codec.checkpoint import ModelConfig, build_network
+from ddpm_codec.cli import main
+from ddpm_codec.errors import CheckpointError, ConfigError
+from ddpm_codec.interop import load_diffusers, load_pesser, save_diffusers
+from ddpm_codec.interop_names import module_names
+from ddpm_codec.schedule import ScheduleConfig
+from ddpm_codec.unet import UNetConfig
+
+from .conftest import TINY, random_checkpoint
+
+CIFAR10 = {  # of google/ddpm-cifar10-32
+    "act_fn": "silu",
+    "attention_head_dim": None,
+    "block_out_channels": [128, 256, 256, 256],
+    "center_input_sample": False,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "in_channels": 3,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-06,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 32,
+    "time_embedding_type": "positional",
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+}
+SMALLER = CIFAR10 | {"block_out_channels": [32, 64, 64, 64], "sample_size": 16}
+GREY = CIFAR10 | {
+    "block_out_channels": [32, 32],
+    "down_block_types": ["AttnDownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D"],
+    "in_channels": 1,
+    "out_channels": 1,
+    "layers_per_block": 1,
+    "sample_size": 8,
+}
+CONFIGS = {"google/ddpm-cifar10-32": CIFAR10, "smaller": SMALLER, "grey": GREY}
+
+
+def folder_of(path, raw, **scheduler):
+    """A DDPMPipeline folder with random weights, written by diffusers itself."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(**raw)
+    for parameter in unet.parameters():  # no zero-initialised layer may hide a wrong order
+        torch.nn.init.normal_(parameter, std=0.05 if parameter.ndim > 1 else 0.5)
+    unet.save_pretrained(path / "unet")
+    diffusers.DDPMScheduler(**scheduler).save_pretrained(path / "scheduler")
+    return unet.eval()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_forward_pass_is_that_of_diffusers(tmp_path, name):
+    unet = folder_of(tmp_path, CONFIGS[name])
+    source = load_diffusers(tmp_path)
+    network = build_network(source.config)
+    network.load_state_dict(source.weights)
+    network.eval()
+    raw = CONFIGS[name]
+    side, channels = raw["sample_size"], raw["in_channels"]
+    x = torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(1))
+    for t in (1, 2, 500, 1000):
+        with torch.no_grad():
+            theirs = unet(x, t - 1).sample
+            ours = network(x, torch.full((2,), t)).prediction
+        scale = float(theirs.abs().max())
+        assert float((ours - theirs).abs().max()) < 1e-5 * max(1.0, scale)
+    if name == "google/ddpm-cifar10-32":
+        assert sum(p.numel() for p in network.parameters()) == 35_746_307
+
+
+def test_export_is_read_by_diffusers_and_by_us(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    folder_of(tmp_path / "in", SMALLER, beta_schedule="squaredcos_cap_v2", num_train_timesteps=50)
+    source = load_diffusers(tmp_path / "in")
+    save_diffusers(source, tmp_path / "out")
+    again = load_diffusers(tmp_path / "out")
+    assert again.config == source.config
+    assert all(torch.equal(again.weights[k], v) for k, v in source.weights.items())
+    assert again.hash == source.hash
+    unet = diffusers.UNet2DModel.from_pretrained(tmp_path / "out" / "unet")
+    assert unet.config.block_out_channels == [32, 64, 64, 64]
+    betas = diffusers.DDPMScheduler.from_pretrained(tmp_path / "out" / "scheduler").betas
+    np.testing.assert_allclose(betas, source.model("beta").schedule.beta[1:], rtol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_schedules_are_those_of_diffusers(tmp_path, kind):
+    diffusers = pytest.importorskip("diffusers")
+    options = {"beta_schedule": kind, "num_train_timesteps": 200}
+    folder_of(tmp_path, GREY, **options)
+    schedule = load_diffusers(tmp_path).model("beta").schedule
+    betas = diffusers.DDPMScheduler(**options).betas
+    np.testing.assert_allclose(schedule.beta[1:], betas, rtol=1e-4)
+
+
+def test_bits_survive_the_round_trip(tmp_path):
+    """The bound of an exported and imported model is the same to the last bit."""
+    config = ModelConfig(
+        UNetConfig(channels=32, multipliers=(1, 1), blocks=1, attention=(1,), dropout=0.0),
+        ScheduleConfig(T=10, beta_T=0.3),
+        time="index",
+    )
+    source = random_checkpoint(config)
+    save_diffusers(source, tmp_path / "out")
+    again = load_diffusers(tmp_path / "out")
+    pixels = torch.randint(0, 256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    bounds = [
+        evaluate_bound(s.model("beta"), pixels.to(torch.uint8), torch.Generator().manual_seed(0))
+        for s in (source, again)
+    ]
+    np.testing.assert_array_equal(bounds[0].total_nats, bounds[1].total_nats)
+
+
+def test_state_dict_of_pesser(tmp_path):
+    """Our weights under that naming, as a PyTorch file, read back; names as in its model.py."""
+    config = ModelConfig(
+        UNetConfig(channels=32, multipliers=(1, 2), blocks=2, attention=(1,), dropout=0.0),
+        time="index",
+    )
+    source = random_checkpoint(config)
+    theirs = {
+        f"{name}.{kind}": source.weights[f"{ours}.{kind}"]
+        for ours, name in module_names(config.unet, "pesser")
+        for kind in ("weight", "bias")
+        if f"{ours}.{kind}" in source.weights
+    }
+    for name in ("temb.dense.0.weight", "down.0.downsample.conv.weight", "mid.attn_1.q.weight",
+                 "mid.block_2.conv2.bias", "down.1.attn.1.proj_out.weight", "norm_out.weight",
+                 "up.1.block.2.nin_shortcut.weight", "up.1.upsample.conv.bias",
+                 "down.1.block.0.temb_proj.weight"):  # fmt: skip
+        assert name in theirs
+    torch.save(theirs, tmp_path / "model.ckpt")
+    found = load_pesser(tmp_path / "model.ckpt", config)
+    assert all(torch.equal(found.weights[k], v) for k, v in source.weights.items())
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("unpickled",))
+
+
+def test_nothing_but_tensors_is_unpickled(tmp_path, capsys):
+    torch.save({"conv_in.weight": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(CheckpointError, match="state dict"):
+        load_pesser(tmp_path / "evil.ckpt", TINY)
+    assert "unpickled" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"downsample_padding": 1}, "downsample_padding"),
+        ({"attention_head_dim": 8}, "attention_head_dim"),
+        ({"flip_sin_to_cos": True}, "flip_sin_to_cos"),
+        ({"block_out_channels": [32, 48, 64, 64]}, "block_out_channels"),
+        ({"down_block_types": ["SkipDownBlock2D"] * 4}, "down_block_types"),
+    ],
+)
+def test_another_architecture_is_refused_by_name(tmp_path, change, reason):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(SMALLER | change))
+    with pytest.raises(CheckpointError, match=reason):
+        load_diffusers(tmp_path)
+
+
+def test_commands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder_of(tmp_path / "ddpm", SMALLER)
+    run = CliRunner()
+    result = run.invoke(main, ["import", "ddpm", "-o", "m.safetensors"])
+    assert result.exit_code == 0, result.output
+    command = ["nll", "--ckpt", "m.safetensors", "--limit", "1", "--timesteps", "3"]
+    assert run.invoke(main, command).exit_code == 0
+    assert run.invoke(main, ["export", "--ckpt", "m.safetensors", "-o", "again"]).exit_code == 0
+    assert (
+        load_diffusers(tmp_path / "again").hash == checkpoint.load(tmp_path / "m.safetensors").hash
+    )
+    for command in (
+        ["import", "no", "-o", "x"],
+        ["export", "-o", "x"],
+        ["import", "again/unet", "-o", "x"],
+    ):
+        result = run.invoke(main, command)
+        assert (result.exit_code, result.output.count("\n")) == (1, 1)
+
+
+def test_what_diffusers_does_not_have_is_not_exported(tmp_path):
+    with pytest.raises(ConfigError, match="architecture"):
+        save_diffusers(random_checkpoint(TINY), tmp_path / "out")
