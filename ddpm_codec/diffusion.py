@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from ddpm_codec.bands import band_index, block_means, from_bands, to_bands
-from ddpm_codec.discretized import BIN_WIDTH, DiscretizedGaussian
+from ddpm_codec.discretized import BIN_WIDTH, DiscretizedGaussian, TanhGaussian
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.gaussian import DiagonalGaussian
 from ddpm_codec.schedule import Array, Indices, Parameterization, Schedule
 from ddpm_codec.unet import Prediction
 
 VarianceRule = Literal["beta", "beta_tilde", "one_number", "band", "calibrated"]
+Convention = Literal["exact", "openai"]
 MEASURED = ("one_number", "band", "calibrated")
 """Variance rules that need a calibration, from coarse to fine."""
 
@@ -74,15 +75,22 @@ def broadcast(constants: Array, index: Tensor, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DiffusionModel:
-    """A denoiser with its schedule, its parameterization and a reverse variance."""
+    """A denoiser with its schedule, its parameterization and a reverse variance.
+
+    `convention`: "exact", or "openai" to reproduce what published code computes: x_0_hat clipped to
+    [-1, 1], beta_tilde_2 as the decoder's variance, and a tanh for the normal CDF.
+    """
 
     denoiser: Denoiser
     schedule: Schedule
     parameterization: Parameterization = "eps"
     variance: VarianceRule = "beta_tilde"
     calibration: Calibration | None = None
+    convention: Convention = "exact"
 
     def __post_init__(self) -> None:
+        if self.convention == "openai" and self.variance in MEASURED:
+            raise ConfigError("OpenAI's conventions know the variances beta and beta_tilde alone")
         if self.variance not in get_args(VarianceRule):
             raise ConfigError(
                 f"variance {self.variance!r}: choose one of {', '.join(get_args(VarianceRule))}"
@@ -111,6 +119,8 @@ class DiffusionModel:
         a, b = self.schedule.x_0_coefficients(self.parameterization)
         b_t = broadcast(b, t, x_t)
         x_0_hat = broadcast(a, t, x_t) * x_t + b_t * prediction.to(x_t.dtype)
+        if self.convention == "openai":
+            x_0_hat = x_0_hat.clamp(-1, 1)
         if log_variance is None:
             return Estimate(x_0_hat, None)
         return Estimate(x_0_hat, b_t**2 * log_variance.to(x_t.dtype).exp())
@@ -163,12 +173,13 @@ class DiffusionModel:
         """
         x_0_hat = estimate.x_0_hat
         variance = self.schedule.variance
-        if self.variance == "beta":
+        if self.variance == "beta" and self.convention == "exact":
             return DiscretizedGaussian(x_0_hat, broadcast(np.sqrt(variance), t, x_0_hat))
         if self.variance not in MEASURED or self.calibration is None:
             beta_tilde_2 = self.schedule.posterior(2, 1).variance
-            std = np.sqrt(beta_tilde_2 * variance / variance[1])
-            return DiscretizedGaussian(x_0_hat, broadcast(std, t, x_0_hat))
+            std = broadcast(np.sqrt(beta_tilde_2 * variance / variance[1]), t, x_0_hat)
+            kind = TanhGaussian if self.convention == "openai" else DiscretizedGaussian
+            return kind(x_0_hat, std)
         if estimate.x_0_variance is None:
             expected = broadcast(self.calibration.x_0_mse, t, x_0_hat)
         else:

@@ -1,6 +1,6 @@
 """`nll` and `rd-curve`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,7 +22,7 @@ from ddpm_codec.cli.common import (
 )
 from ddpm_codec.codec import IDEAL, ProgressiveCodec
 from ddpm_codec.data import load_batch
-from ddpm_codec.diffusion import VarianceRule
+from ddpm_codec.diffusion import Convention, VarianceRule
 from ddpm_codec.files import check_writable, make_folder, write_text
 from ddpm_codec.plots import plot_bound, plot_rate_distortion, plot_realised
 from ddpm_codec.rate_distortion import measure_curve, realised_curve, table_4
@@ -65,6 +65,7 @@ def variance_option(command: Any) -> Any:
 )
 @click.option("--steps", type=click.IntRange(2), help="The bound of a chain of K steps instead.")
 @variance_option
+@click.option("--compat", type=click.Choice(["openai"]), help="Another project's conventions.")
 @seed_option
 @click.option("--json", "json_file", type=FilePath, help="Write the numbers as JSON.")
 @click.option("--plot", type=FilePath, help="Write the per-timestep plot as PNG.")
@@ -76,17 +77,24 @@ def nll(
     timesteps: int | Literal["all"],
     steps: int | None,
     variance: Any,
+    compat: Convention | None,
     seed: int,
     json_file: Path | None,
     plot: Path | None,
 ) -> None:
-    """The variational bound in bits/dim: L_T, every L_{t-1}, L_0 and their sum."""
+    """The variational bound in bits/dim: L_T, every L_{t-1}, L_0 and their sum.
+
+    --compat openai computes it as improved-diffusion and guided-diffusion do, to compare
+    (docs/conventions.md).
+    """
     for path in (json_file, plot):
         if path is not None:
             check_writable(path)
     source = load_checkpoint(ckpt)
     pixels = load_batch(data, limit, crop)
     model = source.model(variance)
+    if compat is not None:
+        model = replace(source.model(variance or "beta_tilde"), convention=compat)
     generator = torch.Generator().manual_seed(seed)
     with progress_bar("nll", "call") as bar:
         bound = evaluate_bound(
