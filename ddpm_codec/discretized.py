@@ -71,8 +71,8 @@ def _tanh_cdf(x: Tensor) -> Tensor:
 
 class TanhGaussian(DiscretizedGaussian):
     """Eq. 13 as the code of Ho et al. 2020 and of OpenAI has it, for comparison: the CDF
-    1/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), its differences clamped at 1e-12, in float32, which
-    their values far above the mean feel."""
+    1/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), its differences clamped at 1e-12, in
+    float32, which values far above the mean feel."""
 
     def log_pmf_nats(self, pixels: Tensor) -> Tensor:
         """Their log probability of integer `pixels` 0..255; float32."""

@@ -25,6 +25,8 @@ from ddpm_codec.training import TRAINING_PRESETS, Trainer, TrainingLog, bfloat16
 from ddpm_codec.unet import PRESETS, parameter_count
 
 SMALL, RULE = PRESETS["small"], TRAINING_PRESETS["small"]
+LEVEL = replace(SMALL, fourier=(), multipliers=(1,))
+"""The best of a first round, trained with batches of 32; the second round varies it."""
 VARIANTS = {
     "small": (SMALL, RULE),
     "rate 2e-3": (SMALL, replace(RULE, learning_rate=2e-3)),
@@ -54,12 +56,29 @@ VARIANTS = {
     ),
     "octaves 1..7": (replace(SMALL, fourier=tuple(range(1, 8))), RULE),
 }
+ROUND_2 = {
+    "batch 16": (LEVEL, replace(RULE, batch=16)),
+    "rate 2e-3": (LEVEL, replace(RULE, batch=32, learning_rate=2e-3)),
+    "3 blocks": (replace(LEVEL, blocks=3), replace(RULE, batch=32)),
+    "64 channels, 4 blocks": (replace(LEVEL, channels=64, blocks=4), replace(RULE, batch=32)),
+    "beta2 0.999": (LEVEL, replace(RULE, batch=32, beta2=0.999)),
+    "full resolution, 40 channels": (
+        replace(LEVEL, channels=40, patch=1),
+        replace(RULE, batch=32),
+    ),
+    "unshuffle x4, 160 channels": (
+        replace(LEVEL, channels=160, patch=4),
+        replace(RULE, batch=32),
+    ),
+}
+VARIANTS |= {f"level: {name}": variant for name, variant in ROUND_2.items()}
 VALIDATE_SECONDS = 240
 
 
 def run(name, config, rule, photographs, crops, out):
     """Train one variant to its end, from where it was left."""
-    path = out / f"{name.replace(' ', '_')}.safetensors"
+    file = "".join(c if c.isalnum() or c in ".,()" else "_" for c in name)
+    path = out / f"{file}.safetensors"
     model = replace(MODEL_PRESETS["small"], unet=config)
     if path.exists():
         trainer = Trainer.resume(checkpoint.load(path, training=True))

@@ -1,8 +1,8 @@
 """The bound as improved-diffusion and guided-diffusion compute it, re-derived in numpy.
 
 One image at a time, from betas and the network's eps, in float64 but for the decoder's float32:
-indices i = t - 1 run from 0, the model's mean comes from a clipped x_0_hat, and index 0 takes the posterior variance
-of index 1.
+indices i = t - 1 run from 0, the model's mean comes from a clipped x_0_hat, and index 0 takes the
+posterior variance of index 1.
 """
 
 import numpy as np

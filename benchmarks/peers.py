@@ -1,0 +1,84 @@
+"""OpenAI's own bound beside ours, on the same weights, pictures and noise.
+
+    python benchmarks/peers.py --improved-diffusion CHECKOUT [--ckpt C] [--data D] [--limit N]
+
+CHECKOUT: a copy of github.com/openai/improved-diffusion. Prints, for both fixed variances, the
+largest difference of a term in bits/dim under its conventions, and what each convention changes.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from ddpm_codec.bound import prior_nats, step_kl_nats
+from ddpm_codec.checkpoint import load, load_bundled
+from ddpm_codec.data import load_batch
+from ddpm_codec.units import from_uint8, nats_to_bpd
+
+TYPES = {"beta": "FIXED_LARGE", "beta_tilde": "FIXED_SMALL"}
+
+
+def our_terms(model, pixels, x_t, t):
+    """(N,) bits/dim of the term at t."""
+    x_0, t_ = from_uint8(pixels), torch.full((len(pixels),), t)
+    estimate = model.estimate(x_t, t_)
+    if t == 1:
+        nats = -model.decoder(estimate, t_).log_prob_nats(pixels)
+    else:
+        nats = step_kl_nats(model, estimate, x_0, t_, t_ - 1)
+    return nats_to_bpd(nats.numpy(), x_0[0].numel())
+
+
+@click.command()
+@click.option("--improved-diffusion", "checkout", type=click.Path(path_type=Path), required=True)
+@click.option("--ckpt", type=click.Path(path_type=Path))
+@click.option("--data", default="sample", show_default=True)
+@click.option("--limit", type=int, default=8, show_default=True)
+def main(checkout, ckpt, data, limit):
+    sys.path.insert(0, str(checkout))
+    from improved_diffusion import gaussian_diffusion as peer
+
+    source, pixels = (load(ckpt) if ckpt else load_bundled()), load_batch(data, limit)
+    x_0, T = from_uint8(pixels), source.model("beta").schedule.T
+    for variance, kind in TYPES.items():
+        exact = source.model(variance)
+        model, schedule = replace(exact, convention="openai"), exact.schedule
+        theirs = peer.GaussianDiffusion(
+            betas=schedule.beta[1:],
+            model_mean_type=peer.ModelMeanType.EPSILON,
+            model_var_type=peer.ModelVarType[kind],
+            loss_type=peer.LossType.MSE,
+        )
+
+        def eps(x_t, index, exact=exact, schedule=schedule):
+            t = index + 1
+            a = torch.from_numpy(schedule.alpha_bar)[t].view(-1, 1, 1, 1)
+            x_0_hat = exact.estimate(x_t, t).x_0_hat
+            return ((x_t - a.sqrt() * x_0_hat) / (1 - a).sqrt()).float()
+
+        generator, sums, worst = torch.Generator().manual_seed(0), np.zeros((3, len(x_0))), (0.0, 0)
+        for t in range(T, 0, -1):
+            index = torch.full((len(x_0),), t - 1)
+            noise = torch.randn(x_0.shape, generator=generator)
+            x_t = theirs.q_sample(x_0, index, noise=noise)
+            term = theirs._vb_terms_bpd(eps, x_0, x_t, index)["output"].numpy()
+            ours = our_terms(model, pixels, x_t, t)
+            worst = max(worst, (float(np.abs(term - ours).max()), t))
+            sums += np.stack([term, ours, our_terms(exact, pixels, x_t, t)])
+        own_prior = nats_to_bpd(prior_nats(exact, x_0), x_0[0].numel())
+        prior = np.abs(theirs._prior_bpd(x_0).numpy() - own_prior)
+        total, own, right = sums.mean(axis=1)
+        print(
+            f"{variance} ({kind}), {T} terms of {len(x_0)} pictures: largest difference of a term "
+            f"{worst[0]:.2e} bits/dim (t = {worst[1]}), of the prior {prior.max():.1e}; sums "
+            f"{total:.5f} (theirs), {own:.5f} (ours, --compat openai), {right:.5f} (exact)",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
