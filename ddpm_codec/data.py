@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ddpm_codec.cifar10 import load_cifar10
 from ddpm_codec.errors import DataError
 from ddpm_codec.files import atomic
 
@@ -24,7 +25,7 @@ MAX_PIXELS = 1 << 27
 """Pictures with more pixels are refused before they are decoded."""
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"}
-NAMED = ("sample",)
+NAMED = ("sample", "cifar10", "cifar10-train")
 
 
 def read_image(path: Path) -> Pixels:
@@ -95,11 +96,14 @@ def list_images(folder: Path) -> list[Path]:
 def load_batch(data: str, limit: int | None = None, crop: int | None = None) -> Tensor:
     """(N,3,H,W) uint8 the first `limit` images of `data`.
 
-    `data`: a folder of images, an `.npz` with `x` uint8 (N,H,W,3), or a name in `NAMED`.
+    `data`: a folder of images, an `.npz` with `x` uint8 (N,H,W,3), or a name in `NAMED`: the
+    bundled patches, or CIFAR-10's test or training pictures.
     `crop` cuts a centred square of that side. Images must be of one size then; DataError
     says which one is not.
     """
-    if data in NAMED:
+    if data.startswith("cifar10") and data in NAMED:
+        images = load_cifar10(train=data == "cifar10-train", limit=limit)
+    elif data in NAMED:
         with resources.as_file(resources.files("ddpm_codec") / "assets" / f"{data}.npz") as path:
             images = _read_npz(path, limit)
     elif Path(data).suffix == ".npz":
@@ -228,3 +232,28 @@ class PhotoCrops:
             oldest = next(iter(self._cache))
             self._room += self._cache.pop(oldest).nbytes
         return image
+
+
+class ArrayCrops:
+    """Random square crops of pictures (N,H,W,3), flipped at random. DataError for a crop larger
+    than they are."""
+
+    def __init__(self, pictures: Pixels, side: int) -> None:
+        height, width = pictures.shape[1:3]
+        if min(height, width) < side:
+            raise DataError(f"pictures of {width}x{height}: too small for crops of {side}")
+        self.pictures, self.side = pictures, side
+        self.skipped: list[str] = []
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,3,side,side) uint8; all randomness comes from `generator`."""
+        _, height, width, _ = self.pictures.shape
+        u = torch.rand(4, count, generator=generator, dtype=torch.float64).numpy()
+        image = (u[0] * len(self.pictures)).astype(int)
+        y = (u[1] * (height - self.side + 1)).astype(int)
+        x = (u[2] * (width - self.side + 1)).astype(int)
+        crops = [
+            self.pictures[i, a : a + self.side, b : b + self.side][:, :: -1 if mirror else 1]
+            for i, a, b, mirror in zip(image, y, x, u[3] < 0.5, strict=True)
+        ]
+        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()

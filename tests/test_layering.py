@@ -10,7 +10,16 @@ import ddpm_codec
 FLOORS = [
     {"units", "errors", "files"},
     {"schedule", "gaussian", "discretized", "bands"},
-    {"unet", "data", "container", "entropy", "prefix", "pixel_code", "shared_randomness"},
+    {
+        "unet",
+        "data",
+        "cifar10",
+        "container",
+        "entropy",
+        "prefix",
+        "pixel_code",
+        "shared_randomness",
+    },
     {"diffusion", "tiling"},
     {"checkpoint"},
     {"bound", "objectives", "stepping", "constant_rate", "relative_entropy"},
@@ -34,6 +43,7 @@ SAME_FLOOR = {
     ("interop", "interop_names"),
     ("constant_rate", "relative_entropy"),
     ("prefix", "entropy"),
+    ("data", "cifar10"),
 }
 RESTRICTED = 'torch.load(path, map_location="cpu", weights_only=True)'
 ROOT = Path(ddpm_codec.__file__).parent

@@ -34,7 +34,8 @@ def data_options(command: Command) -> Command:
             "--data",
             default="sample",
             show_default=True,
-            help="A folder of images, an .npz with x uint8 (N,H,W,3), or `sample`.",
+            help="A folder of images, an .npz with x uint8 (N,H,W,3), `sample`, `cifar10` (test "
+            "pictures) or `cifar10-train`.",
         ),
     ):
         command = option(command)

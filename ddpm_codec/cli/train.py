@@ -12,12 +12,13 @@ from torch import Tensor
 from ddpm_codec import checkpoint
 from ddpm_codec.calibration import validate
 from ddpm_codec.checkpoint import MODEL_PRESETS
+from ddpm_codec.cifar10 import load_cifar10
 from ddpm_codec.cli.common import (
     FilePath,
     progress_bar,
     seed_option,
 )
-from ddpm_codec.data import PhotoCrops
+from ddpm_codec.data import ArrayCrops, PhotoCrops
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable
 from ddpm_codec.objectives import Objective
@@ -26,7 +27,8 @@ from ddpm_codec.training import TRAINING_PRESETS, Trainer, TrainingLog, bfloat16
 
 
 @click.command()
-@click.option("--data", type=FilePath, required=True, help="Folder of photographs of any size.")
+@click.option("--data", type=FilePath, required=True,
+              help="Folder of photographs of any size, or `cifar10`.")  # fmt: skip
 @click.option("--out", type=FilePath, required=True, help="Checkpoint to write.")
 @click.option("--val", type=FilePath, help="Folder of other photographs, to validate on.")
 @click.option("--preset", type=click.Choice(sorted(MODEL_PRESETS)), default="small")
@@ -57,7 +59,7 @@ def train(
     trainer, log = _trainer(**options)
     side = trainer.config.crop
     check_writable(out)
-    photographs = PhotoCrops(data, side)
+    photographs = _training_crops(data, side)
     held_out = None if val is None else _validation_crops(val, side)
     trainer.notes["data"] = data.resolve().name
     due = {"save": save_minutes * 60, "validate": validate_minutes * 60}
@@ -91,6 +93,12 @@ def train(
     for reason in photographs.skipped:
         click.echo(f"skipped {reason}", err=True)
     click.echo(f"{out}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
+
+
+def _training_crops(data: Path, side: int) -> PhotoCrops | ArrayCrops:
+    if str(data) == "cifar10":
+        return ArrayCrops(load_cifar10(train=True), side)
+    return PhotoCrops(data, side)
 
 
 def _trainer(
