@@ -6,10 +6,12 @@ import torch
 from ddpm_codec.bands import from_bands, to_bands
 from ddpm_codec.codec import gaussian_row
 from ddpm_codec.diffusion import reverse_chain
-from ddpm_codec.entropy import BitWriter
+from ddpm_codec.entropy import BitReader, BitWriter
 from ddpm_codec.gaussian import DiagonalGaussian
+from ddpm_codec.prefix import Nearby
 from ddpm_codec.relative_entropy import Coded, kl_bits, projection
 from ddpm_codec.relative_entropy.protocol import LogRatio, deal
+from ddpm_codec.relative_entropy.trellis import FIRST_RANK
 from ddpm_codec.shared_randomness import NORMAL_UNIT, SharedRandomness
 
 DIFFC_BLOCK_BITS, DIFFC_CANDIDATES, DIFFC_SIDE_BITS = 14, 1 << 16, 8
@@ -20,12 +22,17 @@ def coder_walk(model, x_0, timesteps, coder, seed):
     shared, private = SharedRandomness(seed, 1), np.random.default_rng(seed)
     x_T = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed), dtype=x_0.dtype)
     walk = reverse_chain(model, x_T, torch.tensor([int(timesteps[0])]))
-    step = next(walk)
+    step, rank = next(walk), FIRST_RANK
     for index, s in enumerate(timesteps[1:]):
         t, to = int(step.t[0]), torch.tensor([int(s)])
         q = model.posterior(x_0, step.x_t, step.t, to)
         q = gaussian_row(DiagonalGaussian(to_bands(q.mean), q.variance), 0)
-        coded = coder.encode(q, gaussian_row(step.p(to), 0), shared, index, BitWriter(), private)
+        if hasattr(coder, "rank"):  # sizes are coded around that of the packet before
+            coder.rank = Nearby(rank)
+        writer = BitWriter()
+        coded = coder.encode(q, gaussian_row(step.p(to), 0), shared, index, writer, private)
+        if hasattr(coder, "rank"):
+            rank = coder.read(q.dims, BitReader(writer.getvalue(), writer.bits))[0]
         x_s = from_bands(torch.from_numpy(coded.sample).to(x_0.dtype).view_as(x_0))
         step = walk.send((to, x_s))
         yield t, int(s), coded, step.x_0_hat
