@@ -38,7 +38,7 @@ RUNS = {  # name: backend, parameter, rate of constant-rate stepping
     "orc 12": ("orc", 12, 0),
     "mrc 12": ("mrc", 12, 0),
     "DiffC-like": ("diffc", 0, 0),
-    "pfr 8": ("pfr", 8, 0),
+    "pfr, at most 8": ("pfr", 6, 0),
     "dithered": ("dithered", 0, 0),
 }
 

@@ -34,9 +34,9 @@ CODERS = {  # name: coder, variance, information of a step in bits
     "trellis 12, 128": (Trellis(12), "calibrated", 112),
     "max projection 12": (MaxProjection(12), "calibrated", 57),
     "DiffC-like": (DiffCLike(), "calibrated", 57),
-    "pfr 8": (PoissonFunctional(8.0, epsilon=1e-2, spread_bits=0.5), "calibrated", 57),
+    "pfr, at most 8": (PoissonFunctional(6.0, 1e-2, spread_bits=2.0), "calibrated", 57),
 }
-SLOW = ("DiffC-like", "pfr 8")
+SLOW = ("DiffC-like", "pfr, at most 8")
 
 
 def spectrum():

@@ -31,8 +31,7 @@ from ddpm_codec.shared_randomness import SharedRandomness
 CODERS = {
     "mrc 12": MinimalRandomCoding(12),
     "orc 12": OrderedRandomCoding(12),
-    "pfr 4": PoissonFunctional(4.0),
-    "pfr 8": PoissonFunctional(8.0, epsilon=1e-2),
+    "pfr, at most 8": PoissonFunctional(6.0, epsilon=1e-2, spread_bits=2.0),
     "max projection 12": MaxProjection(12),
     "dithered": None,
     "trellis 12": Trellis(12),
