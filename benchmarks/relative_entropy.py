@@ -90,7 +90,7 @@ def main(dims, draws, kl, out):
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, coder in CODERS.items():
-        coder = coder or Dithered(np.zeros(dims, dtype=int))
+        coder = coder or Dithered(1, np.zeros(dims, dtype=int))
         for bits in map(int, kl.split(",")):
             rows.append({"coder": name} | measure(coder, bits, dims, draws))
             print(" ".join(f"{k} {v:.3g}" if k != "coder" else v for k, v in rows[-1].items()))

@@ -51,7 +51,7 @@ BACKENDS = ("mrc", "orc", "pfr", "trellis", "max_projection", "dithered")
 IDEAL = "ideal"
 """Draws q and charges its KL: a reference to walk beside the backends. It makes no stream."""
 
-MAX_PIXELS = 1 << 25
+MAX_PIXELS = 1 << 24
 MAX_DIMS = 3 * MAX_PIXELS
 TRELLIS_RADIX = 32
 """The trellis's parameter in the header: kappa + 32 (b - 1)."""
@@ -70,6 +70,7 @@ DEFAULT_BLOCK_BITS = {
     IDEAL: 0,
 }
 IDEAL_NUMBER = 31
+_DIAGONALS = 2 * BLOCK - 1
 _CHROMA_BLOCK = (1 << 16) - 1
 _PRIOR_STEP = (1 << 16) - 1
 _COUNT_PARAMETER = 2
@@ -85,11 +86,11 @@ def default_block_bits(backend: str, dims: int) -> int:
     return next(EFFORTS[effort] for most, effort in _DEFAULT_EFFORTS if dims <= most)
 
 
-def make_coder(header: Header, previous: list[int], sigma_q: float = 1.0) -> StreamCoder:
+def make_coder(header: Header, previous: list[int], sigma_q: float | None = None) -> StreamCoder:
     """The coder of a packet: its size is coded around that of the `previous` one, [] at first.
 
-    `sigma_q`, q's standard deviation, is needed by `dithered` alone, and not to parse. ConfigError
-    for a parameter that the coder doesn't take.
+    `sigma_q`: q's standard deviation; a coder without can only parse. ConfigError for a parameter
+    that the coder doesn't take.
     """
     backend, k = BACKENDS[header.backend], header.block_bits
     if header.rate and backend != "trellis":
@@ -103,8 +104,10 @@ def make_coder(header: Header, previous: list[int], sigma_q: float = 1.0) -> Str
     if backend == "max_projection":
         return MaxProjection(k, rank)
     if backend == "dithered":
-        groups = _frequency_groups(header.height, header.width)[: header.dims]
-        return Dithered(groups, sigma_q)
+        groups = None
+        if sigma_q is not None:
+            groups = _frequency_groups(header.height, header.width)[: header.dims]
+        return Dithered(_DIAGONALS * min(header.planes, 2), groups, sigma_q or 1.0)
     count = Centred(len(previous) or 1, _COUNT_PARAMETER)
     if backend == "pfr":
         return PoissonFunctional(
@@ -126,7 +129,7 @@ def _frequency_groups(height: int, width: int) -> Indices:
     index = band_index(3, height, width).numpy()
     channel, frequency = np.divmod(index, BLOCK**2)
     diagonal = frequency // BLOCK + frequency % BLOCK
-    return np.asarray(diagonal + (2 * BLOCK - 1) * (channel > 0)).ravel()
+    return np.asarray(diagonal + _DIAGONALS * (channel > 0)).ravel()
 
 
 def packet_parser(header: Header) -> ParsePacket:
@@ -134,6 +137,8 @@ def packet_parser(header: Header) -> ParsePacket:
     if header.backend >= len(BACKENDS):
         known = ", ".join(f"{number} ({name})" for number, name in enumerate(BACKENDS))
         raise Corrupt(f"relative entropy coder number {header.backend}; this program has {known}")
+    if header.width * header.height > MAX_PIXELS:
+        raise Corrupt(f"a picture of {header.width}x{header.height}: at most {MAX_PIXELS} pixels")
     try:
         make_coder(header, [])
     except ConfigError as error:
@@ -181,7 +186,7 @@ class ProgressiveCodec:
         parameter = default_block_bits(backend, dims)
         if block_bits is not None:
             parameter = block_bits
-        if backend == "trellis":
+        if backend == "trellis" and parameter < TRELLIS_RADIX:
             parameter += TRELLIS_RADIX * (NEW_BITS - 1)
         header = Header(
             model=self.hash,

@@ -11,7 +11,7 @@ from ddpm_codec.bands import to_bands
 from ddpm_codec.bound import chain_work, evaluate
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.codec import BACKENDS, IDEAL, ProgressiveCodec, packet_parser
-from ddpm_codec.container import read_stream, truncate
+from ddpm_codec.container import Header, read_stream, truncate
 from ddpm_codec.diffusion import ReverseStep
 from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, ModelMismatch, Truncated
 from ddpm_codec.rate_distortion import realised_curve
@@ -276,3 +276,14 @@ def test_the_ideal_walk_costs_the_bound_of_its_chain(codec, pictures):
     bits = terms.nats.reshape(len(many), -1)[:, :-1].sum(1) / np.log(2)
     error = np.sqrt(np.var(walked, ddof=1) / 200 + bits.var(ddof=1) / 200)
     assert abs(np.mean(walked) - bits.mean()) < 4.5 * error
+
+
+@pytest.mark.parametrize("backend", range(len(BACKENDS)))
+def test_a_hostile_header_costs_no_memory(codec, backend):
+    """Sixteen bytes that claim 268 million pixels: refused before anything is laid out."""
+    block_bits = {3: 16 + 32, 5: 0}.get(backend, 4)
+    header = Header(codec.hash, 16_383, 16_383, backend, block_bits, 6)
+    with pytest.raises(Corrupt, match="at most"):
+        read_stream(header.pack(), packet_parser)
+    with pytest.raises((Corrupt, ConfigError), match="at most"):
+        list(Receiver(codec).feed(header.pack()))

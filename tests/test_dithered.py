@@ -27,7 +27,7 @@ def problem(spread, seed=0):
 
 def encode(spread, seed=0):
     q, p = problem(spread)
-    coder, writer, shared = Dithered(GROUPS, SIGMA), BitWriter(), SharedRandomness(seed, 1)
+    coder, writer, shared = Dithered(3, GROUPS, SIGMA), BitWriter(), SharedRandomness(seed, 1)
     coded = coder.encode(q, p, shared, 2, writer, np.random.default_rng(0))
     return coder, q, p, shared, coded, writer
 
@@ -77,7 +77,7 @@ def test_far_means_and_damage_are_refused():
     q, p = problem(1.0)
     far = Gaussian(q.mean + 2000 * SIGMA, q.std)
     with pytest.raises(ConfigError, match="too far"):
-        Dithered(GROUPS, SIGMA).encode(
+        Dithered(3, GROUPS, SIGMA).encode(
             far, p, SharedRandomness(0, 1), 0, BitWriter(), np.random.default_rng(0)
         )
     writer = BitWriter()
@@ -85,4 +85,4 @@ def test_far_means_and_damage_are_refused():
         writer.write(CLASSES - 1, 5)
     writer.write((1 << 20) + 1, 41)
     with pytest.raises(Corrupt, match="words"):
-        Dithered(GROUPS, SIGMA).read(DIMS, BitReader(writer.getvalue()))
+        Dithered(3, GROUPS, SIGMA).read(DIMS, BitReader(writer.getvalue()))

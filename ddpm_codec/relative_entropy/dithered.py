@@ -56,12 +56,12 @@ def _model(class_: int) -> "constriction.stream.model.Categorical":
 
 
 class Dithered:
-    """`groups` (D,) integers 0..G-1, known to both sides: dimensions that share a table. `sigma_q`,
-    q's one standard deviation, is too, but isn't needed to parse."""
+    """`count`: G groups of dimensions that share a table. `groups` (D,) 0..G-1 says which;
+    `sigma_q` is q's one standard deviation. Both sides know them; to parse, `count` is enough."""
 
-    def __init__(self, groups: Indices, sigma_q: float = 1.0) -> None:
-        self.groups = groups
-        self.count = int(groups.max()) + 1
+    def __init__(self, count: int, groups: Indices | None = None, sigma_q: float = 1.0) -> None:
+        self.count = count
+        self.groups = np.zeros(0, dtype=np.int64) if groups is None else groups
         self.width = sigma_q * 12**0.5
 
     def encode(
