@@ -240,15 +240,14 @@ def reverse_chain(model: DiffusionModel, x_t: Tensor, t: Tensor) -> Walk:
 
 
 def ancestral_sample(
-    model: DiffusionModel, shape: tuple[int, ...], grid: Indices, generator: torch.Generator
+    model: DiffusionModel, x_t: Tensor, grid: Indices, generator: torch.Generator
 ) -> Generator[ReverseStep, None, Tensor]:
-    """Algorithm 2 on the timesteps `grid` (K,), falling from T to 1. Returns x_0 `shape`.
+    """Algorithm 2 from x_t (N,C,H,W) at t = grid[0], on the timesteps `grid` (K,) falling to 1.
 
     Yields every step as it is taken, for progress and for x_0_hat on the way. At the end
-    x_0_hat of the last timestep is returned without noise, as in the paper.
+    x_0_hat of the last timestep is returned without noise, as in the paper: x_0 (N,C,H,W).
     """
-    x_T = torch.randn(shape, generator=generator)
-    walk = reverse_chain(model, x_T, torch.full((shape[0],), int(grid[0])))
+    walk = reverse_chain(model, x_t, torch.full((len(x_t),), int(grid[0])))
     step = next(walk)
     for s in [*grid[1:], 0]:
         yield step
@@ -258,4 +257,4 @@ def ancestral_sample(
             step = walk.send((to, x_s))
         except StopIteration as stop:
             return stop.value
-    raise ConfigError("the grid of timesteps must fall from T to 1")
+    raise ConfigError("the grid of timesteps must fall to 1")

@@ -60,7 +60,7 @@ def main(ckpt, data, limit, steps, out):
             row = {"steps": k, "variance": variance}
             for name, nats in (("total", rate + decoder), ("rate", rate), ("decoder", decoder)):
                 bpd = nats_to_bpd(nats, pixels[0].numel())
-                row |= {f"{name}_bpd": bpd.mean(), f"{name}_bpd_sem": standard_error(bpd)}
+                row |= {f"{name}_bpd": float(bpd.mean()), f"{name}_bpd_sem": standard_error(bpd)}
             rows.append(row)
             print(row, flush=True)
     table = pd.DataFrame(rows)

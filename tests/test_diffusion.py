@@ -64,8 +64,9 @@ def test_ancestral_samples_have_the_sources_variance(steps):
     denoiser = ExactDenoiser(schedule, 0.25)
     table = white_calibration(denoiser.mse())
     model = DiffusionModel(denoiser, schedule, "x_0", "calibrated", table)
+    x_T = torch.randn(5000, 1, 2, 2, generator=torch.Generator().manual_seed(1))
     walk = ancestral_sample(
-        model, (5000, 1, 2, 2), schedule.log_snr_grid(steps), torch.Generator().manual_seed(0)
+        model, x_T, schedule.log_snr_grid(steps), torch.Generator().manual_seed(0)
     )
     taken = 0
     try:

@@ -41,6 +41,7 @@ for _command in (
     measure.nll,
     measure.rd_curve,
     generate.sample,
+    generate.interpolate,
     coding.send_command,
     coding.receive,
     coding.info,
