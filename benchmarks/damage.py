@@ -42,7 +42,7 @@ def main(ckpt, cuts, flips):
         kind, picture = outcome(codec, sent.stream[:at])
         classes[kind + ("" if picture is not None else ", before the header's end")] += 1
         if picture is not None:
-            quality.append((int(at), psnr_db(pixels, picture.float() / 127.5 - 1)))
+            quality.append((int(at), psnr_db(pixels, picture)))
     print(f"{cuts} cuts of {size} bytes: {dict(classes)}")
     for at, psnr in sorted(quality)[:: max(1, len(quality) // 8)]:
         print(f"  cut at byte {at:5d}: {psnr:.1f} dB")

@@ -109,11 +109,10 @@ def choose_jump(
     snr = step.model.schedule.snr
     error2 = to_bands(x_0 - step.x_0_hat)[:, :planes] ** 2
     jump = 0
+    expected = step.model.error_variance(step.estimate, step.t).expand_as(x_0)[:, :planes]
     for s in nodes[at + 1 :]:
-        to = torch.full_like(step.t, int(s))
-        excess = step.model.reverse_excess(step.estimate, step.t, to).expand_as(x_0)[:, :planes]
         gain = float(snr[s] - snr[nodes[at]])
-        kl = float(sum_dims(excess_kl_nats(excess, gain * error2))) / NATS_PER_BIT
+        kl = float(sum_dims(excess_kl_nats(gain * expected, gain * error2))) / NATS_PER_BIT
         if jump and float(spent_bits(np.array(kl), kappa)) > _FULL * rate_bits:
             break
         jump += 1

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ddpm_codec.bands import to_bands
 from ddpm_codec.bound import BATCH_PIXELS, Progress, excess_kl_nats
-from ddpm_codec.diffusion import DiffusionModel
+from ddpm_codec.diffusion import MEASURED, DiffusionModel
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.gaussian import sum_dims
 from ddpm_codec.prefix import NEARBY, NEARBY_BELOW, NEARBY_ESCAPE
@@ -55,7 +55,7 @@ def measure_steps(
 
     Raises ConfigError unless the model's variance is a measured one.
     """
-    if model.calibration is None:
+    if model.variance not in MEASURED:
         raise ConfigError("this checkpoint has no calibration: run `ddpm-codec calibrate`")
     grid = model.schedule.log_snr_grid(min(nodes, model.schedule.T))
     kl = np.full((len(grid), len(grid), len(pixels)), np.nan)
@@ -87,12 +87,12 @@ def _measure_node(
     estimate = model.estimate(model.q_sample(x_0, t, eps), t)
     x_0_bits[:] = model.decoder(estimate, t).log_prob_nats(pixels).numpy() / -NATS_PER_BIT
     error2 = to_bands(x_0 - estimate.x_0_hat) ** 2
+    expected = model.error_variance(estimate, t)
     snr = model.schedule.snr
     for to in range(at + 1, len(grid)):
-        s = int(grid[to])
-        gain = float(snr[s] - snr[grid[at]])
-        excess = model.reverse_excess(estimate, t, torch.full_like(t, s))
-        kl[to] = sum_dims(excess_kl_nats(excess, gain * error2)).numpy() / NATS_PER_BIT
+        gain = float(snr[grid[to]] - snr[grid[at]])
+        nats = sum_dims(excess_kl_nats(gain * expected, gain * error2))
+        kl[to] = nats.numpy() / NATS_PER_BIT
 
 
 def plan(

@@ -61,7 +61,7 @@ def test_half_precision_weights_run_in_float32(saved, tmp_path):
     half = replace(original, weights={k: v.half() for k, v in original.weights.items()})
     checkpoint.save(half, tmp_path / "half.safetensors")
     network = checkpoint.load(tmp_path / "half.safetensors").model().denoiser
-    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert {p.dtype for p in network.network.parameters()} == {torch.float32}
 
 
 def test_nothing_is_left_behind_when_writing_fails(saved, tmp_path):
