@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_codec.bands import to_bands
 from ddpm_codec.diffusion import DiffusionModel, Estimate, broadcast
+from ddpm_codec.distributed import ALONE, Workers
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.gaussian import sum_dims
+from ddpm_codec.gaussian import excess_kl_nats, sum_dims
 from ddpm_codec.schedule import Array, Indices
 from ddpm_codec.units import HALF_RANGE_255, from_uint8, nats_to_bpd
 
@@ -122,15 +122,6 @@ def prior_nats(model: DiffusionModel, x_0: Tensor) -> Array:
     return np.asarray(0.5 * (shift2 + dims * (v - 1 - np.log(v))))
 
 
-def excess_kl_nats(excess: Tensor, shift2: Tensor) -> Tensor:
-    """KL in nats of each dimension between N(m, v) and N(m', v (1 + excess)), broadcast.
-
-    `shift2` = (m - m')^2 / v: 1/2 (log(1 + e) - e / (1 + e) + shift2 / (1 + e)). By log1p, for
-    an excess that is often tiny.
-    """
-    return 0.5 * (torch.log1p(excess) + (shift2 - excess) / (1 + excess))
-
-
 def step_kl_nats(
     model: DiffusionModel, estimate: Estimate, x_0: Tensor, t: Tensor, s: Tensor
 ) -> Tensor:
@@ -140,8 +131,8 @@ def step_kl_nats(
     SNR_s - SNR_t, so that with beta_tilde this is 1/2 (SNR_s - SNR_t) |x_0 - x_0_hat|^2.
     """
     snr = model.schedule.snr
-    gain = broadcast(snr[s.numpy()] - snr[t.numpy()], torch.arange(len(t)), x_0)
-    shift2 = gain * to_bands(x_0 - estimate.x_0_hat) ** 2
+    gain = broadcast(snr[s.cpu().numpy()] - snr[t.cpu().numpy()], torch.arange(len(t)), x_0)
+    shift2 = gain * model.coordinates(x_0 - estimate.x_0_hat) ** 2
     return sum_dims(excess_kl_nats(model.reverse_excess(estimate, t, s), shift2))
 
 
@@ -151,48 +142,50 @@ def evaluate(
     work: Work,
     generator: torch.Generator,
     progress: Progress | None = None,
+    workers: Workers = ALONE,
 ) -> Terms:
     """Make the calls: x_t drawn afresh for each from q(x_t | x_0), then the exact term.
 
-    `pixels` (N,C,H,W) uint8. Noise comes from `generator` in the order of `work`.
+    `pixels` (N,C,H,W) uint8. Noise comes from `generator` in the order of `work`; several
+    `workers` draw all of it and take turns with the batches.
     """
     dims = pixels[0].numel()
     size = max(1, BATCH_PIXELS // pixels[0, 0].numel())
-    columns: list[list[Array]] = [[], [], []]
-    for start in range(0, len(work.t), size):
+    values = np.zeros((3, len(work.t)))
+    for number, start in enumerate(range(0, len(work.t), size)):
         part = slice(start, start + size)
-        batch = pixels[torch.from_numpy(work.image[part])]
-        values = _evaluate_batch(model, batch, work.t[part], work.s[part], generator)
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)
+        x_0 = pixels[torch.from_numpy(work.image[part])]
+        eps = torch.randn(x_0.shape, generator=generator)
+        if number % workers.count == workers.rank:
+            batch = x_0.to(workers.device), eps.to(workers.device)
+            values[:, part] = _evaluate_batch(model, *batch, work.t[part], work.s[part])
         if progress is not None:
-            progress(len(batch))
-    nats, squared, clipped = (np.concatenate(c) for c in columns)
+            progress(len(x_0))
+    nats, squared, clipped = workers.sum_arrays(values)
     return Terms(work, nats, squared / dims, clipped / dims)
 
 
 def _evaluate_batch(
     model: DiffusionModel,
     pixels: Tensor,
+    eps: Tensor,
     t: Indices,
     s: Indices,
-    generator: torch.Generator,
 ) -> tuple[Array, Array, Array]:
-    x_0, t_ = from_uint8(pixels), torch.from_numpy(t)
-    eps = torch.randn(x_0.shape, generator=generator)
+    x_0, t_ = from_uint8(pixels), torch.from_numpy(t).to(pixels.device)
     estimate = model.estimate(model.q_sample(x_0, t_, eps), t_)
     x_0_hat = estimate.x_0_hat
-    squared = sum_dims((x_0 - x_0_hat) ** 2).numpy()
-    clipped = sum_dims((x_0 - x_0_hat.clamp(-1, 1)) ** 2).numpy()
+    squared = sum_dims((x_0 - x_0_hat) ** 2).cpu().numpy()
+    clipped = sum_dims((x_0 - x_0_hat.clamp(-1, 1)) ** 2).cpu().numpy()
     last = np.flatnonzero(s == 0)
     nats = np.empty(len(t))
     if len(steps := np.flatnonzero(s)):
         at = torch.from_numpy(steps)
         s_ = torch.from_numpy(s[steps])
-        nats[steps] = step_kl_nats(model, estimate.at(at), x_0[at], t_[at], s_).numpy()
+        nats[steps] = step_kl_nats(model, estimate.at(at), x_0[at], t_[at], s_).cpu().numpy()
     if len(last):
         decoder = model.decoder(estimate.at(torch.from_numpy(last)), t_[last])
-        nats[last] = -decoder.log_prob_nats(pixels[last]).numpy()
+        nats[last] = -decoder.log_prob_nats(pixels[last]).cpu().numpy()
     return nats, squared, clipped
 
 
@@ -253,12 +246,14 @@ def evaluate_bound(
     steps: int | None = None,
     progress: Progress | None = None,
     on_start: Progress | None = None,
+    workers: Workers = ALONE,
 ) -> Bound:
     """The bound of `pixels` (N,C,H,W) uint8.
 
     `steps` = K: the bound of the K-step chain on `Schedule.log_snr_grid(K)`. Otherwise the
     T-step bound, from every t ("all") or estimated from `timesteps` calls an image.
-    `on_start` is told the number of network calls, `progress` each batch of them.
+    `on_start` is told the number of network calls, `progress` each batch of them. Several
+    `workers` share the calls; each gets the same result, of the same digits as one alone.
     """
     T, images = model.schedule.T, len(pixels)
     if timesteps != "all" and timesteps < 1:
@@ -271,7 +266,7 @@ def evaluate_bound(
         work = sampled_work(model, images, timesteps, generator)
     if on_start is not None:
         on_start(len(work.t))
-    terms = evaluate(model, pixels, work, generator, progress)
+    terms = evaluate(model, pixels, work, generator, progress, workers)
     weighted = work.weight * terms.nats
     prior = prior_nats(model, from_uint8(pixels))
     is_kl = work.s > 0

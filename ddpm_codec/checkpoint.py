@@ -9,7 +9,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddpm_codec.bands import band_count
-from ddpm_codec.diffusion import Calibration, DiffusionModel, VarianceRule
+from ddpm_codec.diffusion import Calibration, DiffusionModel, VarianceHead, VarianceRule
 from ddpm_codec.errors import CheckpointError, ConfigError
 from ddpm_codec.files import atomic
 from ddpm_codec.schedule import Parameterization, Plan, Schedule, ScheduleConfig
@@ -41,13 +41,16 @@ class ModelConfig:
     """Everything that says what the tensors of a checkpoint mean.
 
     `time`: what the network's time embedding sees: `t`, `index` (t - 1, as the paper's code and
-    most others have it) or `log_snr`.
+    most others have it) or `log_snr`. `variance_head`: what its second output is, where it has
+    one: `error`, the log of the expected squared error of the first, or `range`, v in -1..1 that
+    interpolates log sigma^2 between beta_tilde and beta (Nichol & Dhariwal 2021, Eq. 15).
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     parameterization: Parameterization = "eps"
     time: str = "t"
+    variance_head: VarianceHead = "error"
 
 
 MODEL_PRESETS = {
@@ -71,20 +74,28 @@ class Checkpoint:
     notes: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Tensor] = field(default_factory=dict)
 
-    def model(self, variance: VarianceRule | None = None) -> DiffusionModel:
-        """The diffusion model, its network in float32 and in evaluation mode.
+    def model(
+        self, variance: VarianceRule | None = None, device: torch.device | None = None
+    ) -> DiffusionModel:
+        """The diffusion model, its network in float32 and in evaluation mode, on `device`.
 
         `variance`: calibrated where there is a calibration, else beta_tilde, unless given.
         """
         network = build_network(self.config)
         network.load_state_dict(self.weights)
-        network.eval().requires_grad_(False)
+        network.eval().requires_grad_(False).to(device)
         rule = variance or ("calibrated" if self.calibration is not None else "beta_tilde")
+        if rule == "learned" and (self.config.variance_head, self.config.unet.log_variance) != (
+            "range",
+            True,
+        ):
+            raise ConfigError("this checkpoint has not learned a variance: choose another one")
         return DiffusionModel(
             denoiser=Tiled(network.to(memory_format=torch.channels_last)),  # type: ignore[call-overload]
             schedule=Schedule(self.config.schedule),
             parameterization=self.config.parameterization,
             variance=rule,
+            variance_head=self.config.variance_head,
             calibration=self.calibration,
         )
 
@@ -105,11 +116,22 @@ class Checkpoint:
 
 
 def _content_hash(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
+    """Fields at their defaults don't count, so that a new one leaves old hashes as they are."""
+    digest = hashlib.sha256(json.dumps(_unusual(config), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _unusual(config: Any) -> dict[str, Any]:
+    """The fields of a configuration that differ from their defaults, nested."""
+    default, found = type(config)(), {}
+    for name in (f.name for f in fields(config)):
+        value = getattr(config, name)
+        if value != getattr(default, name):
+            found[name] = _unusual(value) if is_dataclass(value) else value
+    return found
 
 
 def build_network(config: ModelConfig) -> UNet:
@@ -225,15 +247,18 @@ Config = TypeVar("Config")
 
 
 def _parse(kind: type[Config], raw: object, path: Path) -> Config:
-    """A configuration dataclass from JSON, every field present and of its default's type."""
+    """A configuration dataclass from JSON; fields of its default's type, or missing: the default.
+
+    A field that this version doesn't know is an error: a newer version's meaning would be lost.
+    """
     default = kind()
     names = [f.name for f in fields(cast(Any, kind))]
-    if not isinstance(raw, dict) or sorted(raw) != sorted(names):
-        raise CheckpointError(f"{path}: its {kind.__name__} has other fields than this version's")
+    if not isinstance(raw, dict) or not set(raw) <= set(names):
+        raise CheckpointError(f"{path}: its {kind.__name__} has fields that this version lacks")
     values: dict[str, Any] = {}
-    for name in names:
+    for name in raw:
         model, value = getattr(default, name), raw[name]
-        if hasattr(model, "__dataclass_fields__"):
+        if is_dataclass(model):
             value = _parse(type(model), value, path)
         elif isinstance(model, tuple) and isinstance(value, list):
             value = tuple(value)

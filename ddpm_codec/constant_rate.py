@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from ddpm_codec.bands import to_bands
-from ddpm_codec.bound import excess_kl_nats
 from ddpm_codec.diffusion import ReverseStep
 from ddpm_codec.entropy import BitReader, BitWriter, Centred, EliasGamma
 from ddpm_codec.errors import ConfigError, Corrupt
-from ddpm_codec.gaussian import sum_dims
+from ddpm_codec.gaussian import excess_kl_nats, sum_dims
 from ddpm_codec.relative_entropy import Coded, Gaussian, Private, Trellis
 from ddpm_codec.relative_entropy.trellis import spent_bits
 from ddpm_codec.schedule import Indices

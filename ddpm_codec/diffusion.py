@@ -22,7 +22,8 @@ from ddpm_codec.gaussian import DiagonalGaussian
 from ddpm_codec.schedule import Array, Indices, Parameterization, Schedule
 from ddpm_codec.unet import Prediction
 
-VarianceRule = Literal["beta", "beta_tilde", "one_number", "band", "calibrated"]
+VarianceRule = Literal["beta", "beta_tilde", "learned", "one_number", "band", "calibrated"]
+VarianceHead = Literal["error", "range"]
 Convention = Literal["exact", "openai"]
 MEASURED = ("one_number", "band", "calibrated")
 """Variance rules that need a calibration, from coarse to fine."""
@@ -55,16 +56,18 @@ class Calibration:
 
 
 class Estimate(NamedTuple):
-    """One network call's view of x_0: `x_0_hat` (N,C,H,W), not clipped, and `x_0_variance`
-    (N,C,H,W), what the head expects of |x_0 - x_0_hat|^2, or None without a head."""
+    """One network call's view of x_0: `x_0_hat` (N,C,H,W), not clipped, and what the second output
+    says, (N,C,H,W) or None: `x_0_variance`, the expected |x_0 - x_0_hat|^2; `fraction` in 0..1,
+    where log sigma^2 lies between the logs of beta_tilde and beta."""
 
     x_0_hat: Tensor
-    x_0_variance: Tensor | None
+    x_0_variance: Tensor | None = None
+    fraction: Tensor | None = None
 
     def at(self, images: Tensor) -> "Estimate":
         """The estimate of some of the images, by index (M,)."""
-        variance = self.x_0_variance
-        return Estimate(self.x_0_hat[images], None if variance is None else variance[images])
+        x_0_hat, *others = self
+        return Estimate(x_0_hat[images], *(None if x is None else x[images] for x in others))
 
 
 def broadcast(constants: Array, index: Tensor, like: Tensor) -> Tensor:
@@ -86,6 +89,7 @@ class DiffusionModel:
     parameterization: Parameterization = "eps"
     variance: VarianceRule = "beta_tilde"
     calibration: Calibration | None = None
+    variance_head: VarianceHead = "error"
     convention: Convention = "exact"
 
     def __post_init__(self) -> None:
@@ -122,8 +126,20 @@ class DiffusionModel:
         if self.convention == "openai":
             x_0_hat = x_0_hat.clamp(-1, 1)
         if log_variance is None:
-            return Estimate(x_0_hat, None)
-        return Estimate(x_0_hat, b_t**2 * log_variance.to(x_t.dtype).exp())
+            return Estimate(x_0_hat)
+        second = log_variance.to(x_t.dtype)
+        if self.variance_head == "range":
+            return Estimate(x_0_hat, fraction=(second + 1) / 2)
+        return Estimate(x_0_hat, x_0_variance=b_t**2 * second.exp())
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """x (N,C,H,W) in the orthonormal basis in which p_theta's variance is diagonal: the pixels
+        where it is learned, else the coefficients of `to_bands`."""
+        return x if self.variance == "learned" else to_bands(x)
+
+    def from_coordinates(self, y: Tensor) -> Tensor:
+        """The inverse of `coordinates`."""
+        return y if self.variance == "learned" else from_bands(y)
 
     def error_variance(self, estimate: Estimate, t: Tensor) -> Tensor:
         """What a measured variance rule expects of to_bands(x_0 - x_0_hat)^2; broadcasts to
@@ -146,13 +162,14 @@ class DiffusionModel:
         return pattern * block_means(estimate.x_0_variance) * scale
 
     def reverse_excess(self, estimate: Estimate, t: Tensor, s: Tensor) -> Tensor:
-        """e = (sigma^2 - beta_tilde) / beta_tilde of p_theta(x_s | x_t), 1 <= s < t, for each
-        coefficient of `to_bands`; broadcasts to (N,C,H,W).
+        """e = (sigma^2 - beta_tilde) / beta_tilde of p_theta(x_s | x_t), 1 <= s < t, for each of
+        the `coordinates`; broadcasts to (N,C,H,W).
 
         beta: sigma^2 = beta_{t|s}, so e = (1 - alpha_bar_t) / (1 - alpha_bar_s) - 1; beta_tilde:
-        0 (both Section 3.2). Measured: sigma^2 = beta_tilde + x_0_weight^2 E[error^2], the least
-        KL for this mean (Bao et al. 2022, Analytic-DPM, Eq. 7, with the error measured), and
-        x_0_weight^2 / beta_tilde = SNR_s - SNR_t.
+        0 (both Section 3.2). Learned: log(1 + e) is `fraction` times that of beta. Measured:
+        sigma^2 = beta_tilde + x_0_weight^2 E[error^2], the least KL for this mean (Bao et al.
+        2022, Analytic-DPM, Eq. 7, with the error measured), and x_0_weight^2 / beta_tilde =
+        SNR_s - SNR_t.
         """
         x_0_hat = estimate.x_0_hat
         t_, s_ = t.cpu().numpy(), s.cpu().numpy()
@@ -161,6 +178,8 @@ class DiffusionModel:
             gain = broadcast(self.schedule.snr[s_] - self.schedule.snr[t_], every, x_0_hat)
             return gain * self.error_variance(estimate, t)
         wider = self.schedule.variance[t_] / self.schedule.variance[s_] - 1
+        if estimate.fraction is not None and self.variance == "learned":
+            return torch.expm1(estimate.fraction * broadcast(np.log1p(wider), every, x_0_hat))
         return broadcast(wider if self.variance == "beta" else 0 * wider, every, x_0_hat)
 
     def decoder(self, estimate: Estimate, t: Tensor) -> DiscretizedGaussian:
@@ -168,8 +187,9 @@ class DiffusionModel:
 
         Variances: beta: 1 - alpha_bar_t, which is beta_1 at t = 1; beta_tilde: beta_tilde_2 at
         t = 1, as the authors' code has it, and in proportion to 1 - alpha_bar_t elsewhere;
-        measured: the error of x_0_hat, from the head where there is one, less the variance of
-        a uniform rounding error, which integrating over the bins adds again (Sheppard).
+        learned: between these two, in the logarithm; measured: the error of x_0_hat, from the
+        head where there is one, less the variance of a uniform rounding error, which integrating
+        over the bins adds again (Sheppard).
         """
         x_0_hat = estimate.x_0_hat
         variance = self.schedule.variance
@@ -178,6 +198,8 @@ class DiffusionModel:
         if self.variance not in MEASURED or self.calibration is None:
             beta_tilde_2 = self.schedule.posterior(2, 1).variance
             std = broadcast(np.sqrt(beta_tilde_2 * variance / variance[1]), t, x_0_hat)
+            if estimate.fraction is not None and self.variance == "learned":
+                std = std * (variance[1] / beta_tilde_2) ** (0.5 * estimate.fraction)
             kind = TanhGaussian if self.convention == "openai" else DiscretizedGaussian
             return kind(x_0_hat, std)
         if estimate.x_0_variance is None:
@@ -208,10 +230,11 @@ class ReverseStep:
         return self.estimate.x_0_hat
 
     def p(self, s: Tensor) -> DiagonalGaussian:
-        """p_theta(x_s | x_t) for s (N,) with 1 <= s < t, over the coefficients of `to_bands`."""
+        """p_theta(x_s | x_t) for s (N,) with 1 <= s < t, over the model's `coordinates`."""
         posterior = self.model.posterior(self.x_0_hat, self.x_t, self.t, s)
         excess = self.model.reverse_excess(self.estimate, self.t, s)
-        return DiagonalGaussian(to_bands(posterior.mean), posterior.variance * (1 + excess))
+        mean = self.model.coordinates(posterior.mean)
+        return DiagonalGaussian(mean, posterior.variance * (1 + excess))
 
     def decoder(self) -> DiscretizedGaussian:
         """p(0): p_theta(x_0 | x_t), the discretized decoder."""
@@ -252,7 +275,7 @@ def ancestral_sample(
     for s in [*grid[1:], 0]:
         yield step
         to = torch.full_like(step.t, int(s))
-        x_s = from_bands(step.p(to).sample(generator)) if s > 0 else step.x_0_hat
+        x_s = model.from_coordinates(step.p(to).sample(generator)) if s > 0 else step.x_0_hat
         try:
             step = walk.send((to, x_s))
         except StopIteration as stop:

@@ -14,6 +14,15 @@ def sum_dims(x: Tensor) -> Tensor:
     return x.flatten(1).sum(dim=1, dtype=torch.float64)
 
 
+def excess_kl_nats(excess: Tensor, shift2: Tensor) -> Tensor:
+    """KL in nats of each dimension between N(m, v) and N(m', v (1 + excess)), broadcast.
+
+    `shift2` = (m - m')^2 / v: 1/2 (log(1 + e) - e / (1 + e) + shift2 / (1 + e)). By log1p, for
+    an excess that is often tiny.
+    """
+    return 0.5 * (torch.log1p(excess) + (shift2 - excess) / (1 + excess))
+
+
 @dataclass(frozen=True)
 class DiagonalGaussian:
     """N(mean, diag(variance)); `mean` (N,C,H,W), `variance` broadcasts against it."""

@@ -10,6 +10,8 @@ Every objective is the squared error of eps, unweighted, under its own distribut
 For `vlb`, t = 1 stands for L_0, which falls with the logarithm of its error.
 """
 
+import math
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 
 from ddpm_codec.checkpoint import ModelConfig
 from ddpm_codec.diffusion import broadcast
+from ddpm_codec.discretized import BIN_WIDTH
+from ddpm_codec.gaussian import excess_kl_nats
 from ddpm_codec.schedule import Array, Schedule
 
 Objective = Literal["vlb", "simple", "hybrid"]
@@ -42,13 +46,15 @@ class TimestepSampler:
         proposal /= proposal.sum()
         self._cumulative = torch.from_numpy(np.cumsum(proposal))
         self._weight = torch.from_numpy(target / proposal).float()
+        self._chance = torch.from_numpy(proposal).float()
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Timesteps (count,) int64, stratified over the batch, and w (count,) float32."""
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Timesteps (count,) int64, stratified over the batch, and, (count,) float32, w and the
+        probability of each t."""
         u = torch.rand(count, generator=generator, dtype=torch.float64)
         u = (u + torch.arange(count)) / count
         index = torch.searchsorted(self._cumulative, u).clamp_max(len(self._weight) - 1)
-        return index + 1, self._weight[index]
+        return index + 1, self._weight[index], self._chance[index]
 
 
 def _target_distribution(schedule: Schedule, objective: Objective) -> Array:
@@ -60,11 +66,27 @@ def _target_distribution(schedule: Schedule, objective: Objective) -> Array:
     return log_snr if objective == "vlb" else (log_snr + uniform) / 2
 
 
+@dataclass(frozen=True)
+class NoisyBatch:
+    """What one training step sees: x_0 (N,C,H,W), eps of its shape, t (N,), its weight (N,) and
+    the chance (N,) with which it was drawn."""
+
+    x_0: Tensor
+    eps: Tensor
+    t: Tensor
+    weight: Tensor
+    chance: Tensor
+
+    def part(self, images: slice, device: torch.device) -> "NoisyBatch":
+        """Some of the images, on `device`."""
+        return NoisyBatch(*(getattr(self, f.name)[images].to(device) for f in fields(self)))
+
+
 class TrainingLoss:
     """The training loss of a model's network under one objective.
 
-    `log_variance_weight` is that of the variance head's Gaussian likelihood; the network runs
-    under bfloat16 autocast if `bfloat16`.
+    `log_variance_weight` is that of the variance head's own loss; the network runs under bfloat16
+    autocast if `bfloat16`.
     """
 
     def __init__(
@@ -77,25 +99,48 @@ class TrainingLoss:
         self.schedule = Schedule(model.schedule)
         self.sampler = TimestepSampler(self.schedule, objective)
         self.a, self.b = self.schedule.x_0_coefficients(model.parameterization)
+        self.head = model.variance_head
         self.log_variance_weight, self.bfloat16 = log_variance_weight, bfloat16
 
-    def __call__(self, network: nn.Module, x_0: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean over x_0 (N,C,H,W) of |eps - eps_hat|^2 / D, plus the variance head's likelihood.
+    def draw(self, x_0: Tensor, generator: torch.Generator) -> NoisyBatch:
+        """Timesteps and noise for x_0 (N,C,H,W), on the CPU."""
+        drawn = self.sampler.draw(len(x_0), generator)
+        return NoisyBatch(x_0, torch.randn(x_0.shape, generator=generator), *drawn)
+
+    def __call__(self, network: nn.Module, batch: NoisyBatch) -> Tensor:
+        """Mean over the batch of |eps - eps_hat|^2 / D, plus the loss of the variance head.
 
         With x_0_hat = a x_t + b f, the error of eps is sqrt(SNR_t) b times the error of f.
         """
-        t, weight = self.sampler.draw(len(x_0), generator)
-        t, weight = t.to(x_0.device), weight.to(x_0.device)
-        eps = torch.randn(x_0.shape, generator=generator).to(x_0.device)
+        x_0, t = batch.x_0, batch.t
         alpha = broadcast(np.sqrt(self.schedule.alpha_bar), t, x_0)
-        x_t = alpha * x_0 + broadcast(np.sqrt(self.schedule.variance), t, x_0) * eps
+        x_t = alpha * x_0 + broadcast(np.sqrt(self.schedule.variance), t, x_0) * batch.eps
         with torch.autocast(x_0.device.type, torch.bfloat16, enabled=self.bfloat16):
-            f, log_variance = network(x_t, t)
+            f, second = network(x_t, t)
         b = broadcast(self.b, t, x_0)
         error2 = (f - (x_0 - broadcast(self.a, t, x_0) * x_t) / b) ** 2
         eps_scale = (broadcast(self.schedule.snr, t, x_0) * b**2).flatten()
-        loss = (weight * eps_scale * error2.mean(dim=(1, 2, 3))).mean()
-        if log_variance is not None:
-            nll = error2.detach() * torch.exp(-log_variance) + log_variance
-            loss = loss + self.log_variance_weight * 0.5 * nll.mean()
-        return loss
+        loss = (batch.weight * eps_scale * error2.mean(dim=(1, 2, 3))).mean()
+        if second is None:
+            return loss
+        if self.head == "error":
+            nats = 0.5 * (error2.detach() * torch.exp(-second) + second).mean()
+        else:
+            nats = self._range_nats(batch, b**2 * error2.detach(), (second + 1) / 2)
+        return loss + self.log_variance_weight * nats
+
+    def _range_nats(self, batch: NoisyBatch, x_0_error2: Tensor, fraction: Tensor) -> Tensor:
+        """The bound per dimension, from one term a picture over its chance, its mean held fixed
+        (L_vlb of Nichol & Dhariwal 2021): KL, or for t = 1 a Gaussian's density with the variance
+        of a rounding error added, which follows the discretized decoder's closely."""
+        t, variance, snr = batch.t, self.schedule.variance, self.schedule.snr
+        s = t.clamp_min(2) - 1
+        wider = np.log(variance[2:] / variance[1:-1])
+        every = broadcast(np.concatenate([[0, 0], wider]), t, fraction)
+        gain = broadcast(snr, s, fraction) - broadcast(snr, t, fraction)
+        kl = excess_kl_nats(torch.expm1(fraction * every), gain * x_0_error2)
+        least = float(self.schedule.posterior(2, 1).variance)
+        spread = least * (variance[1] / least) ** fraction + BIN_WIDTH**2 / 12
+        density = 0.5 * (x_0_error2 / spread + (2 * math.pi * spread / BIN_WIDTH**2).log())
+        nats = torch.where((t == 1).view(-1, 1, 1, 1), density, kl)
+        return (nats.mean(dim=(1, 2, 3)) / batch.chance).mean()

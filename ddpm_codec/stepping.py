@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ddpm_codec.bands import to_bands
-from ddpm_codec.bound import BATCH_PIXELS, Progress, excess_kl_nats
+from ddpm_codec.bound import BATCH_PIXELS, Progress
 from ddpm_codec.diffusion import MEASURED, DiffusionModel
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.gaussian import sum_dims
+from ddpm_codec.gaussian import excess_kl_nats, sum_dims
 from ddpm_codec.prefix import NEARBY, NEARBY_BELOW, NEARBY_ESCAPE
 from ddpm_codec.relative_entropy.trellis import FIRST_RANK, size_ranks, spent_bits
 from ddpm_codec.schedule import Array, Indices, Plan

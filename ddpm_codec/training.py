@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ddpm_codec.checkpoint import Checkpoint, ModelConfig, build_network
+from ddpm_codec.distributed import ALONE, Workers
 from ddpm_codec.errors import CheckpointError, ConfigError
 from ddpm_codec.files import write_text
-from ddpm_codec.objectives import Objective, TrainingLoss
+from ddpm_codec.objectives import NoisyBatch, Objective, TrainingLoss
+from ddpm_codec.optimizers import Optimizer, OptimizerName
 from ddpm_codec.units import from_uint8
 
 DrawCrops = Callable[[int, torch.Generator], Tensor]
@@ -28,16 +30,20 @@ _LOG_EVERY = 50
 class TrainingConfig:
     """Hyperparameters; the defaults are those of the `small` preset.
 
-    The learning rate warms up over `warmup_steps`, stays, and over the last `decay` of the run
-    (in steps or in minutes, whichever was given) falls to `final` of itself.
+    The rates warm up over `warmup_steps`, stay, and over the last `decay` of the run (in steps or
+    in minutes, whichever was given) fall to `final` of themselves. `accumulate`: parts in which a
+    process goes through its share of a batch, to save memory.
     """
 
     objective: Objective = "vlb"
     steps: int = 0
     minutes: float = 0.0
-    batch: int = 64
+    batch: int = 32
+    accumulate: int = 1
     crop: int = 32
-    learning_rate: float = 1e-3
+    optimizer: OptimizerName = "muon"
+    learning_rate: float = 2e-3
+    muon_rate: float = 0.02
     beta2: float = 0.99
     ema_decay: float = 0.999
     warmup_steps: int = 200
@@ -52,14 +58,21 @@ class TrainingConfig:
         """Raise ConfigError unless exactly one of `steps` and `minutes` is given."""
         if (self.steps > 0) == (self.minutes > 0):
             raise ConfigError("training needs either a number of steps or a number of minutes")
-        if not 0 < self.learning_rate <= 1 or self.batch < 1 or self.crop < 1:
-            raise ConfigError("training needs a learning rate in (0, 1] and a batch of crops")
+        rates_are_good = 0 < self.learning_rate <= 1 and 0 < self.muon_rate <= 1
+        if not rates_are_good or min(self.batch, self.crop, self.accumulate) < 1:
+            raise ConfigError("training needs learning rates in (0, 1] and a batch of crops")
 
 
 TRAINING_PRESETS = {
     "small": TrainingConfig(),
     "paper": TrainingConfig(
-        batch=128, learning_rate=2e-4, beta2=0.999, ema_decay=0.9999, warmup_steps=5000, decay=0.0
+        batch=128,
+        optimizer="adam",
+        learning_rate=2e-4,
+        beta2=0.999,
+        ema_decay=0.9999,
+        warmup_steps=5000,
+        decay=0.0,
     ),
 }
 """`paper`: Appendix B, and the warm-up and clipping of the authors' code."""
@@ -73,8 +86,9 @@ class Trainer:
     config: TrainingConfig
     network: nn.Module
     ema: dict[str, Tensor]
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     generator: torch.Generator
+    workers: Workers = ALONE
     step: int = 0
     seconds: float = 0.0
     images_here: int = 0
@@ -82,7 +96,10 @@ class Trainer:
 
     @staticmethod
     def start(
-        model: ModelConfig, config: TrainingConfig, init: Checkpoint | None = None
+        model: ModelConfig,
+        config: TrainingConfig,
+        init: Checkpoint | None = None,
+        workers: Workers = ALONE,
     ) -> "Trainer":
         """Fresh weights from `config.seed`, or those of `init` (CheckpointError if foreign)."""
         config.check()
@@ -94,15 +111,15 @@ class Trainer:
             if init.config != model:
                 raise CheckpointError("--init: that checkpoint is of another model configuration")
             network.load_state_dict(init.weights)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.Adam(
-            network.parameters(), config.learning_rate, betas=(0.9, config.beta2), fused=True
+        network.to(workers.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = Optimizer(
+            network, config.optimizer, config.learning_rate, config.muon_rate, config.beta2
         )
         ema = {k: v.detach().clone() for k, v in network.named_parameters()}
-        return Trainer(model, config, network, ema, optimizer, generator)
+        return Trainer(model, config, network, ema, optimizer, generator, workers)
 
     @staticmethod
-    def resume(checkpoint: Checkpoint) -> "Trainer":
+    def resume(checkpoint: Checkpoint, workers: Workers = ALONE) -> "Trainer":
         """Continue exactly where `checkpoint` was taken.
 
         Raises CheckpointError if it holds no training state, or a damaged one.
@@ -111,7 +128,7 @@ class Trainer:
             raise CheckpointError("--resume: that checkpoint holds no training state; use --init")
         try:
             config = TrainingConfig(**checkpoint.notes["training"])
-            trainer = Trainer.start(checkpoint.config, config)
+            trainer = Trainer.start(checkpoint.config, config, workers=workers)
             trainer._restore(checkpoint)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError("--resume: its training state is damaged; use --init") from error
@@ -119,35 +136,22 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state, progress = checkpoint.training, checkpoint.notes["progress"]
-        self.ema = {k: v.float().clone() for k, v in checkpoint.weights.items()}
+        self.ema = {k: v.float().to(self.workers.device) for k, v in checkpoint.weights.items()}
         self.notes = {k: v for k, v in checkpoint.notes.items() if k not in _STATE_NOTES}
         self.step, self.seconds = int(progress["step"]), float(progress["seconds"])
         self.generator.set_state(state["generator"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for index, (name, parameter) in enumerate(self.network.named_parameters()):
+        for name, parameter in self.network.named_parameters():
             parameter.data.copy_(state[f"weights.{name}"].view(parameter.shape))
-            # Fused Adam walks the memory of parameter and moments in step: same layout needed.
-            moments[index] = {"step": state[f"step.{name}"].view(())} | {
-                key: torch.empty_like(parameter.data).copy_(
-                    state[f"{key}.{name}"].view(parameter.shape)
-                )
-                for key in ("exp_avg", "exp_avg_sq")
-            }
-        saved = self.optimizer.state_dict()
-        saved["state"] = moments if self.step else {}
-        self.optimizer.load_state_dict(saved)
+        self.optimizer.restore(state)
 
     def checkpoint(self, with_state: bool = True) -> Checkpoint:
         """The averaged weights and, if asked, everything that `resume` needs."""
         state: dict[str, Tensor] = {}
         if with_state:
             state["generator"] = self.generator.get_state()
+            state |= self.optimizer.state()
             for name, parameter in self.network.named_parameters():
                 state[f"weights.{name}"] = parameter.detach().clone()
-                moments = self.optimizer.state.get(parameter, {})
-                for key in ("exp_avg", "exp_avg_sq", "step"):
-                    blank = torch.zeros(()) if key == "step" else torch.zeros_like(parameter)
-                    state[f"{key}.{name}"] = moments.get(key, blank).detach().clone()
         notes = self.notes | {
             "training": asdict(self.config),
             "progress": {"step": self.step, "seconds": self.seconds},
@@ -162,14 +166,14 @@ class Trainer:
             return min(1.0, self.step / self.config.steps)
         return min(1.0, self.seconds / (60 * self.config.minutes))
 
-    def learning_rate(self) -> float:
-        """Warm-up, plateau, cosine decay to `final`."""
+    def rate_factor(self) -> float:
+        """Warm-up, plateau, cosine decay to `final`: what the learning rates are multiplied by."""
         c = self.config
-        rate = c.learning_rate * min(1.0, (self.step + 1) / max(1, c.warmup_steps))
+        factor = min(1.0, (self.step + 1) / max(1, c.warmup_steps))
         if c.decay and self.progress > 1 - c.decay:
             x = (self.progress - (1 - c.decay)) / c.decay
-            rate *= c.final + (1 - c.final) * 0.5 * (1 + math.cos(math.pi * x))
-        return rate
+            factor *= c.final + (1 - c.final) * 0.5 * (1 + math.cos(math.pi * x))
+        return factor
 
     def images_left(self) -> int:
         """Images still to come: exact for a run in steps, a guess for one in minutes."""
@@ -185,38 +189,44 @@ class Trainer:
         self.network.train()
         while self.progress < 1.0:
             began = time.monotonic()
-            x_0 = from_uint8(draw(self.config.batch, self.generator))
-            value = self._update(loss, x_0)
-            self.seconds += time.monotonic() - began
-            self.images_here += self.config.batch
+            x_0 = from_uint8(draw(c.batch, self.generator))
+            value = self._gradients(loss, loss.draw(x_0, self.generator))
+            self._update()
+            [seconds] = self.workers.sums([(time.monotonic() - began) / self.workers.count])
+            self.seconds += seconds
+            self.images_here += c.batch
             yield value
 
-    def _update(self, loss: TrainingLoss, x_0: Tensor) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        value = self._forward(loss, x_0)
-        self.optimizer.zero_grad()
-        value.backward()
+    def _gradients(self, loss: TrainingLoss, batch: NoisyBatch) -> float:
+        """Add up the gradients of the batch, this process doing its share; returns the loss.
+
+        Dropout draws from the global generator: seeded for each part, and put back.
+        """
+        total = 0.0
+        for part in self.workers.share(len(batch.t), self.config.accumulate):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(hash_seed(self.config.seed, self.step, part.start))
+                share = (part.stop - part.start) / len(batch.t)
+                value = share * loss(self.network, batch.part(part, self.workers.device))
+            value.backward()
+            total += float(value.detach())
+        self.workers.sum_gradients(self.network)
+        return self.workers.sums([total])[0]
+
+    def _update(self) -> None:
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
-        self.optimizer.step()
+        self.optimizer.step(self.rate_factor())
         self.step += 1
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         pairs = dict(self.network.named_parameters())
         torch._foreach_lerp_(
             [self.ema[k] for k in pairs], [p.data for p in pairs.values()], 1 - decay
         )
-        return float(value.detach())
-
-    def _forward(self, loss: TrainingLoss, x_0: Tensor) -> Tensor:
-        """Dropout draws from the global generator: seed it per step, and put it back."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash_seed(self.config.seed, self.step))
-            return loss(self.network, x_0, self.generator)
 
 
-def hash_seed(seed: int, step: int) -> int:
-    """A seed for one step of a run, the same on every machine."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+def hash_seed(*numbers: int) -> int:
+    """A seed for one part of one step of a run, the same on every machine."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @dataclass
@@ -250,7 +260,7 @@ class TrainingLog:
             "step": trainer.step,
             "seconds": round(trainer.seconds, 3),
             "images_per_second": trainer.step * trainer.config.batch / max(trainer.seconds, 1e-9),
-            "learning_rate": trainer.learning_rate(),
+            "learning_rate": trainer.config.learning_rate * trainer.rate_factor(),
             "loss": self.loss,
             "validation_bpd": math.nan,
         }
@@ -260,18 +270,20 @@ class TrainingLog:
         write_text(path, pd.DataFrame(self.rows).to_csv(index=False))
 
 
-def bfloat16_is_faster() -> bool:
+def bfloat16_is_faster(device: torch.device) -> bool:
     """Whether a convolution of the usual shape runs faster in bfloat16 on this machine."""
-    return _convolution_seconds(torch.bfloat16) < _convolution_seconds(torch.float32)
+    half, single = (_convolution_seconds(d, device) for d in (torch.bfloat16, torch.float32))
+    return half < single
 
 
-def _convolution_seconds(dtype: torch.dtype) -> float:
-    x = torch.zeros(64, 64, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
-    layer = nn.Conv2d(64, 64, 3, padding=1, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    seconds = []
+def _convolution_seconds(dtype: torch.dtype, device: torch.device) -> float:
+    x = torch.zeros(64, 64, 16, 16, dtype=dtype, device=device)
+    layer = nn.Conv2d(64, 64, 3, padding=1, dtype=dtype, device=device)
+    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x, seconds = x.to(memory_format=torch.channels_last), []
     with torch.no_grad():
         for _ in range(5):
             began = time.perf_counter()
-            layer(x)
+            float(layer(x)[0, 0, 0, 0])  # a GPU is done when its number is here
             seconds.append(time.perf_counter() - began)
     return min(seconds)

@@ -78,13 +78,12 @@ class UNetConfig:
 PRESETS = {
     "paper": UNetConfig(),
     "small": UNetConfig(
-        channels=96,
-        multipliers=(1, 1),
+        channels=128,
+        multipliers=(1,),
         attention=(),
         norm="pixel",
         dropout=0.0,
         patch=2,
-        fourier=(1, 2, 3, 4),
         log_variance=True,
     ),
 }

@@ -124,7 +124,7 @@ def main(data, val, minutes, variants, out):
     out.mkdir(parents=True, exist_ok=True)
     photographs = PhotoCrops(data, RULE.crop)
     crops = PhotoCrops(val, RULE.crop).draw(256, torch.Generator().manual_seed(0))
-    fast = bfloat16_is_faster()
+    fast = bfloat16_is_faster(torch.device("cpu"))
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     results = []
     for name in variants.split(";") if variants else VARIANTS:

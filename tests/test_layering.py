@@ -8,7 +8,7 @@ import pytest
 import ddpm_codec
 
 FLOORS = [
-    {"units", "errors", "files"},
+    {"units", "errors", "files", "distributed"},
     {"schedule", "gaussian", "discretized", "bands"},
     {
         "unet",
@@ -16,11 +16,12 @@ FLOORS = [
         "cifar10",
         "container",
         "entropy",
+        "muon",
         "prefix",
         "pixel_code",
         "shared_randomness",
     },
-    {"diffusion", "tiling"},
+    {"diffusion", "tiling", "optimizers"},
     {"checkpoint"},
     {"bound", "objectives", "stepping", "constant_rate", "relative_entropy"},
     {"training", "calibration", "interop", "interop_names", "ledger", "codec"},
@@ -36,6 +37,7 @@ SAME_FLOOR = {
     ("discretized", "gaussian"),
     ("errors", "units"),
     ("files", "errors"),
+    ("distributed", "errors"),
     ("container", "entropy"),
     ("stepping", "bound"),
     ("stepping", "relative_entropy"),

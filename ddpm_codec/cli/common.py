@@ -49,15 +49,28 @@ def seed_option(command: Command) -> Command:
     )
 
 
+def device_option(command: Command) -> Command:
+    """--device of the network."""
+    return click.option(
+        "--device",
+        type=click.Choice(["cpu", "cuda"]),
+        default="cpu",
+        show_default=True,
+        help="Where the network runs; under torchrun, cuda is the local rank's GPU.",
+    )(command)
+
+
 def load_checkpoint(ckpt: Path | None, training: bool = False) -> Checkpoint:
     """The checkpoint at `ckpt`, or the one in the package."""
     return checkpoint.load_bundled() if ckpt is None else checkpoint.load(ckpt, training)
 
 
 @contextmanager
-def progress_bar(title: str, unit: str) -> Iterator["tqdm[Any]"]:
+def progress_bar(title: str, unit: str, hidden: bool = False) -> Iterator["tqdm[Any]"]:
     """A bar on standard error, on a terminal only."""
-    with tqdm(desc=title, unit=unit, disable=None, leave=False, dynamic_ncols=True) as bar:
+    with tqdm(
+        desc=title, unit=unit, disable=hidden or None, leave=False, dynamic_ncols=True
+    ) as bar:
         yield bar
 
 

@@ -14,6 +14,7 @@ from ddpm_codec.cli.common import (
     FilePath,
     ckpt_option,
     data_options,
+    device_option,
     load_checkpoint,
     progress_bar,
     reset_total,
@@ -23,6 +24,7 @@ from ddpm_codec.cli.common import (
 from ddpm_codec.codec import IDEAL, ProgressiveCodec
 from ddpm_codec.data import load_batch
 from ddpm_codec.diffusion import Convention, VarianceRule
+from ddpm_codec.distributed import join
 from ddpm_codec.files import check_writable, make_folder, write_text
 from ddpm_codec.plots import plot_bound, plot_rate_distortion, plot_realised
 from ddpm_codec.rate_distortion import measure_curve, realised_curve, table_4
@@ -66,6 +68,7 @@ def variance_option(command: Any) -> Any:
 @click.option("--steps", type=click.IntRange(2), help="The bound of a chain of K steps instead.")
 @variance_option
 @click.option("--compat", type=click.Choice(["openai"]), help="Another project's conventions.")
+@device_option
 @seed_option
 @click.option("--json", "json_file", type=FilePath, help="Write the numbers as JSON.")
 @click.option("--plot", type=FilePath, help="Write the per-timestep plot as PNG.")
@@ -78,6 +81,7 @@ def nll(
     steps: int | None,
     variance: Any,
     compat: Convention | None,
+    device: str,
     seed: int,
     json_file: Path | None,
     plot: Path | None,
@@ -85,21 +89,24 @@ def nll(
     """The variational bound in bits/dim: L_T, every L_{t-1}, L_0 and their sum.
 
     --compat openai computes it as improved-diffusion and guided-diffusion do, to compare
-    (docs/conventions.md).
+    (docs/conventions.md). Under torchrun the processes share the calls.
     """
+    workers = join(device)
     for path in (json_file, plot):
         if path is not None:
             check_writable(path)
     source = load_checkpoint(ckpt)
     pixels = load_batch(data, limit, crop)
-    model = source.model(variance)
+    model = source.model(variance or ("beta_tilde" if compat else None), workers.device)
     if compat is not None:
-        model = replace(source.model(variance or "beta_tilde"), convention=compat)
+        model = replace(model, convention=compat)
     generator = torch.Generator().manual_seed(seed)
-    with progress_bar("nll", "call") as bar:
+    with progress_bar("nll", "call", hidden=not workers.leads) as bar:
         bound = evaluate_bound(
-            model, pixels, generator, timesteps, steps, bar.update, reset_total(bar)
+            model, pixels, generator, timesteps, steps, bar.update, reset_total(bar), workers
         )
+    if not workers.leads:
+        return
     report = bound.as_json() | {"model": describe(source)}
     if json_file is not None:
         write_json(json_file, report)

@@ -1,8 +1,9 @@
 """`train`."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pandas as pd
@@ -15,13 +16,15 @@ from ddpm_codec.checkpoint import MODEL_PRESETS
 from ddpm_codec.cifar10 import load_cifar10
 from ddpm_codec.cli.common import (
     FilePath,
+    device_option,
     progress_bar,
     seed_option,
 )
 from ddpm_codec.data import ArrayCrops, PhotoCrops
+from ddpm_codec.distributed import Workers, join
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable
-from ddpm_codec.objectives import Objective
+from ddpm_codec.optimizers import OptimizerName
 from ddpm_codec.plots import plot_training
 from ddpm_codec.training import TRAINING_PRESETS, Trainer, TrainingLog, bfloat16_is_faster
 
@@ -38,10 +41,15 @@ from ddpm_codec.training import TRAINING_PRESETS, Trainer, TrainingLog, bfloat16
 @click.option("--resume", type=FilePath, help="Continue this run as if it had never stopped.")
 @click.option("--init", type=FilePath, help="Start from the weights of this checkpoint.")
 @click.option("--batch", type=click.IntRange(1), help="Crops a step [default: the preset's].")
-@click.option("--learning-rate", type=float, help="Peak rate [default: the preset's].")
+@click.option("--accumulate", type=click.IntRange(1), help="Parts of a batch, to save memory.")
+@click.option("--optimizer", type=click.Choice(get_args(OptimizerName)),
+              help="[default: the preset's]")  # fmt: skip
+@click.option("--learning-rate", type=float, help="Peak rate of Adam [default: the preset's].")
+@click.option("--muon-rate", type=float, help="Peak rate of Muon [default: the preset's].")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto")
 @click.option("--save-minutes", default=4.0, show_default=True, help="Between checkpoints.")
 @click.option("--validate-minutes", default=8.0, show_default=True, help="Between validations.")
+@device_option
 @seed_option
 def train(
     data: Path,
@@ -49,29 +57,23 @@ def train(
     val: Path | None,
     save_minutes: float,
     validate_minutes: float,
+    device: str,
     **options: Any,
 ) -> None:
     """Train a model on random crops of photographs.
 
     Writes the checkpoint every few minutes and at the end, with OUT.csv (loss, rates,
     validation bits/dim) and OUT.png beside it. Ctrl-C saves and stops; --resume goes on.
+    Under torchrun each process does its share of every batch.
     """
-    trainer, log = _trainer(**options)
-    side = trainer.config.crop
+    trainer, log = _trainer(join(device), **options)
     check_writable(out)
-    photographs = _training_crops(data, side)
-    held_out = None if val is None else _validation_crops(val, side)
+    photographs = _training_crops(data, trainer.config.crop)
     trainer.notes["data"] = data.resolve().name
-    due = {"save": save_minutes * 60, "validate": validate_minutes * 60}
-    last = dict.fromkeys(due, trainer.seconds)
-
-    def is_due(what: str) -> bool:
-        if trainer.seconds - last[what] < due[what]:
-            return False
-        last[what] = trainer.seconds
-        return True
-
-    with progress_bar("training", "img") as bar:
+    held_out = None if val is None else _validation_crops(val, trainer.config.crop)
+    run = _Run(trainer, log, out, held_out)
+    save, validate = _Timer(save_minutes * 60), _Timer(validate_minutes * 60)
+    with progress_bar("training", "img", hidden=not run.leads) as bar:
         bar.reset(trainer.images_left())
         try:
             for loss in trainer.run(photographs.draw):
@@ -79,20 +81,73 @@ def train(
                 bar.total = trainer.images_left() + trainer.images_here
                 bar.set_postfix(loss=f"{log.loss:.4f}", refresh=False)
                 bar.update(trainer.config.batch)
-                if held_out is not None and is_due("validate"):
-                    _validate(trainer, log, held_out)
-                if is_due("save"):
-                    _save(trainer, log, out)
+                if validate.rings(trainer.seconds):
+                    run.validate()
+                if save.rings(trainer.seconds):
+                    run.save()
         except KeyboardInterrupt:
-            _save(trainer, log, out)
+            run.save()
             click.echo(f"stopped at step {trainer.step}; --resume {out} goes on", err=True)
             raise
-    if held_out is not None:
-        _validate(trainer, log, held_out)
-    _save(trainer, log, out)
-    for reason in photographs.skipped:
-        click.echo(f"skipped {reason}", err=True)
-    click.echo(f"{out}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
+    run.validate()
+    run.save()
+    if run.leads:
+        for reason in photographs.skipped:
+            click.echo(f"skipped {reason}", err=True)
+        click.echo(f"{out}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
+
+
+class _Timer:
+    """Rings every so many seconds of training; the first period begins when it is first asked."""
+
+    def __init__(self, period: float) -> None:
+        self._period, self._last = period, math.nan
+
+    def rings(self, seconds: float) -> bool:
+        """Whether a period has passed since the last ring."""
+        if math.isnan(self._last):
+            self._last = seconds
+        if seconds - self._last < self._period:
+            return False
+        self._last = seconds
+        return True
+
+
+@dataclass
+class _Run:
+    """What the leading process does at a pause, while the others go on to wait for it."""
+
+    trainer: Trainer
+    log: TrainingLog
+    out: Path
+    crops: Tensor | None
+
+    @property
+    def leads(self) -> bool:
+        return self.trainer.workers.leads
+
+    def validate(self) -> None:
+        """The bound of the validation crops, printed and noted in the log."""
+        if self.crops is None or not self.leads:
+            return
+        trainer = self.trainer
+        report = validate(trainer.checkpoint(with_state=False).model(), self.crops).as_json()
+        self.log.validated(trainer, report["total_bpd"])
+        click.echo(
+            f"step {trainer.step}, {trainer.seconds / 60:.1f} min, loss {self.log.loss:.4f}, "
+            f"validation {report['total_bpd']:.4f} bits/dim = {report['rate_bpd']:.4f} rate "
+            f"+ {report['decoder_bpd']:.4f} decoder",
+            err=True,
+        )
+
+    def save(self) -> None:
+        """Checkpoint, log and plot."""
+        if not self.leads:
+            return
+        checkpoint.save(self.trainer.checkpoint(), self.out)
+        self.log.write(self.out.with_suffix(".csv"))
+        if len(self.log.rows) > 1:
+            plot_training(pd.DataFrame(self.log.rows), self.out.with_suffix(".png"))
 
 
 def _training_crops(data: Path, side: int) -> PhotoCrops | ArrayCrops:
@@ -102,61 +157,38 @@ def _training_crops(data: Path, side: int) -> PhotoCrops | ArrayCrops:
 
 
 def _trainer(
+    workers: Workers,
     preset: str,
-    objective: Objective,
     minutes: float | None,
     steps: int | None,
     resume: Path | None,
     init: Path | None,
-    batch: int | None,
-    learning_rate: float | None,
     precision: str,
-    seed: int,
+    **changes: Any,
 ) -> tuple[Trainer, TrainingLog]:
+    """A new run, or one that goes on; `changes` to the preset that are None are none."""
     if resume is not None:
         if init is not None:
             raise ConfigError("--resume and --init exclude each other")
-        trainer = Trainer.resume(checkpoint.load(resume, training=True))
+        trainer = Trainer.resume(checkpoint.load(resume, training=True), workers)
         if minutes or steps:
             length = replace(trainer.config, minutes=minutes or 0.0, steps=steps or 0)
             length.check()
             trainer.config = length
         return trainer, TrainingLog.read(resume.with_suffix(".csv"), trainer.step)
-    config = replace(
-        TRAINING_PRESETS[preset],
-        objective=objective,
-        minutes=minutes or 0.0,
-        steps=steps or 0,
-        seed=seed,
-    )
-    if batch is not None:
-        config = replace(config, batch=batch)
-    if learning_rate is not None:
-        config = replace(config, learning_rate=learning_rate)
+    given = {name: value for name, value in changes.items() if value is not None}
+    config = replace(TRAINING_PRESETS[preset], minutes=minutes or 0.0, steps=steps or 0, **given)
     config.check()
-    fast = precision == "bfloat16" or (precision == "auto" and bfloat16_is_faster())
     start = None if init is None else checkpoint.load(init)
-    model = MODEL_PRESETS[preset]
-    return Trainer.start(model, replace(config, bfloat16=fast), start), TrainingLog()
+    fast = precision == "bfloat16" or (precision == "auto" and _bfloat16_is_faster(workers))
+    config = replace(config, bfloat16=fast)
+    return Trainer.start(MODEL_PRESETS[preset], config, start, workers), TrainingLog()
+
+
+def _bfloat16_is_faster(workers: Workers) -> bool:
+    """On the leading process, which decides for all."""
+    return bool(workers.sums([workers.leads and bfloat16_is_faster(workers.device)])[0])
 
 
 def _validation_crops(folder: Path, side: int) -> Tensor:
     return PhotoCrops(folder, side).draw(256, torch.Generator().manual_seed(0))
-
-
-def _validate(trainer: Trainer, log: TrainingLog, crops: Tensor) -> None:
-    report = validate(trainer.checkpoint(with_state=False).model(), crops).as_json()
-    log.validated(trainer, report["total_bpd"])
-    click.echo(
-        f"step {trainer.step}, {trainer.seconds / 60:.1f} min, loss {log.loss:.4f}, validation "
-        f"{report['total_bpd']:.4f} bits/dim = {report['rate_bpd']:.4f} rate "
-        f"+ {report['decoder_bpd']:.4f} decoder",
-        err=True,
-    )
-
-
-def _save(trainer: Trainer, log: TrainingLog, out: Path) -> None:
-    checkpoint.save(trainer.checkpoint(), out)
-    log.write(out.with_suffix(".csv"))
-    if len(log.rows) > 1:
-        plot_training(pd.DataFrame(log.rows), out.with_suffix(".png"))

@@ -1,0 +1,39 @@
+"""Muon, against singular values and against PyTorch's own where it has one."""
+
+import pytest
+import torch
+
+from ddpm_codec.muon import Muon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 90), (90, 16)])
+def test_orthogonal_keeps_directions_and_levels_singular_values(shape):
+    """The result has the singular vectors of what came, and singular values near 1."""
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
+    inside = u.T @ orthogonal(matrix).float() @ vt.T
+    values = inside.diagonal()
+    assert values.min() > 0.5
+    assert values.max() < 1.4
+    assert (inside - values.diag()).abs().max() < 0.15
+
+
+def test_steps_are_those_of_pytorchs_muon():
+    """Same matrices, same gradients, several steps; a convolution is the matrix that it flattens
+    to. Bfloat16 rounds in another order, hence the tolerance."""
+    reference = getattr(torch.optim, "Muon", None)
+    if reference is None:
+        pytest.skip("this torch has no Muon")
+    generator = torch.Generator().manual_seed(1)
+    ours = torch.nn.Parameter(torch.randn(8, 6, 3, 3, generator=generator))
+    theirs = torch.nn.Parameter(ours.detach().flatten(1).clone())
+    steps = (
+        (Muon([ours], lr=0.02), ours),
+        (reference([theirs], lr=0.02, weight_decay=0.0, momentum=0.95), theirs),
+    )
+    for _ in range(5):
+        gradient = torch.randn(8, 54, generator=generator)
+        for optimizer, parameter in steps:
+            parameter.grad = gradient.reshape(parameter.shape).clone()
+            optimizer.step()
+    torch.testing.assert_close(ours.flatten(1), theirs, rtol=0, atol=2e-3)
