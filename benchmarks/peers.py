@@ -3,10 +3,12 @@
     python benchmarks/peers.py --improved-diffusion CHECKOUT [--ckpt C] [--data D] [--limit N]
 
 CHECKOUT: a copy of github.com/openai/improved-diffusion. Prints, for both fixed variances, the
-largest difference of a term in bits/dim under its conventions, and what each convention changes.
+largest difference of a term in bits/dim under its conventions, and what each convention changes;
+then the same for a network of its own with random weights and a learned variance, imported.
 """
 
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import torch
 from ddpm_codec.bound import prior_nats, step_kl_nats
 from ddpm_codec.checkpoint import load, load_bundled
 from ddpm_codec.data import load_batch
+from ddpm_codec.interop import load_state_dict
 from ddpm_codec.units import from_uint8, nats_to_bpd
 
 TYPES = {"beta": "FIXED_LARGE", "beta_tilde": "FIXED_SMALL"}
@@ -33,6 +36,48 @@ def our_terms(model, pixels, x_t, t):
     return nats_to_bpd(nats.numpy(), x_0[0].numel())
 
 
+def compare_learned(peer, unet, pixels, steps=100):
+    """A random network of theirs, its forward pass and every term of its bound."""
+    torch.manual_seed(0)
+    network = unet.UNetModel(
+        in_channels=3, model_channels=32, out_channels=6, num_res_blocks=3,
+        attention_resolutions=(2, 4), channel_mult=(1, 2, 2, 2), num_heads=4,
+        use_scale_shift_norm=True,
+    ).eval()  # fmt: skip
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(network.state_dict(), Path(folder) / "model.pt")
+        source = load_state_dict(Path(folder) / "model.pt", heads=4, schedule="cosine", T=steps)
+    model = replace(source.model("learned"), convention="openai")
+    theirs = peer.GaussianDiffusion(
+        betas=peer.get_named_beta_schedule("cosine", steps),
+        model_mean_type=peer.ModelMeanType.EPSILON,
+        model_var_type=peer.ModelVarType.LEARNED_RANGE,
+        loss_type=peer.LossType.MSE,
+        rescale_timesteps=True,
+    )
+    x_0, generator = from_uint8(pixels), torch.Generator().manual_seed(0)
+    outputs, terms, sums = 0.0, 0.0, np.zeros(2)
+    for t in range(steps, 0, -1):
+        index = torch.full((len(x_0),), t - 1)
+        x_t = theirs.q_sample(x_0, index, torch.randn(x_0.shape, generator=generator))
+        with torch.no_grad():
+            expected = network(x_t, index.float() * 1000 / steps)
+            ours = torch.cat(model.denoiser(x_t, index + 1), dim=1)
+            term = theirs._vb_terms_bpd(network, x_0, x_t, index)["output"].numpy()
+        own = our_terms(model, pixels, x_t, t)
+        outputs = max(outputs, float((ours - expected).abs().max() / expected.abs().max()))
+        terms = max(terms, float(np.abs(own - term).max()))
+        sums += term.mean(), own.mean()
+    print(
+        f"learned (LEARNED_RANGE), cosine, {steps} terms: outputs differ by {outputs:.1e} of the "
+        f"largest, a term by at most {terms:.2e} bits/dim; sums {sums[0]:.5f} (theirs), "
+        f"{sums[1]:.5f} (ours, --compat openai)"
+    )
+
+
 @click.command()
 @click.option("--improved-diffusion", "checkout", type=click.Path(path_type=Path), required=True)
 @click.option("--ckpt", type=click.Path(path_type=Path))
@@ -41,6 +86,7 @@ def our_terms(model, pixels, x_t, t):
 def main(checkout, ckpt, data, limit):
     sys.path.insert(0, str(checkout))
     from improved_diffusion import gaussian_diffusion as peer
+    from improved_diffusion import unet
 
     source, pixels = (load(ckpt) if ckpt else load_bundled()), load_batch(data, limit)
     x_0, T = from_uint8(pixels), source.model("beta").schedule.T
@@ -78,6 +124,7 @@ def main(checkout, ckpt, data, limit):
             f"{total:.5f} (theirs), {own:.5f} (ours, --compat openai), {right:.5f} (exact)",
             flush=True,
         )
+    compare_learned(peer, unet, pixels)
 
 
 if __name__ == "__main__":

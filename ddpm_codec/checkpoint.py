@@ -26,13 +26,15 @@ from ddpm_codec.errors import CheckpointError, ConfigError
 from ddpm_codec.files import atomic
 from ddpm_codec.schedule import Parameterization, Plan, Schedule, ScheduleConfig
 from ddpm_codec.tiling import Tiled
-from ddpm_codec.unet import PRESETS, UNet, UNetConfig
+from ddpm_codec.unet import UNet
+from ddpm_codec.unet_config import PRESETS, UNetConfig
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 1 << 24
 _KEY = "ddpm_codec"
 _TABLES = ("calibration.", "plan.")
 _SNR_LEVELS_PER_NAT = 25.0
+_RESCALED_T = 1000
 _MOST_PLANNED = 256
 
 
@@ -41,9 +43,10 @@ class ModelConfig:
     """Everything that says what the tensors of a checkpoint mean.
 
     `time`: what the network's time embedding sees: `t`, `index` (t - 1, as the paper's code and
-    most others have it) or `log_snr`. `variance_head`: what its second output is, where it has
-    one: `error`, the log of the expected squared error of the first, or `range`, v in -1..1 that
-    interpolates log sigma^2 between beta_tilde and beta (Nichol & Dhariwal 2021, Eq. 15).
+    most others have it), `rescaled` (that times 1000 / T, OpenAI's) or `log_snr`.
+    `variance_head`: what its second output is, where it has one: `error`, the log of the expected
+    squared error of the first, or `range`, v in -1..1 that interpolates log sigma^2 between
+    beta_tilde and beta (Nichol & Dhariwal 2021, Eq. 15).
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -140,10 +143,12 @@ def build_network(config: ModelConfig) -> UNet:
     level = np.arange(schedule.T + 1, dtype=np.float64)
     if config.time == "log_snr":
         level[1:] = _SNR_LEVELS_PER_NAT * (schedule.log_snr[1] - schedule.log_snr[1:])
-    elif config.time == "index":
-        level[1:] -= 1
+    elif config.time in ("index", "rescaled"):
+        level[1:] = (level[1:] - 1) * (1 if config.time == "index" else _RESCALED_T / schedule.T)
     elif config.time != "t":
-        raise ConfigError(f"time embedding of {config.time!r}: choose t, index or log_snr")
+        raise ConfigError(
+            f"time embedding of {config.time!r}: choose t, index, rescaled or log_snr"
+        )
     return UNet(config.unet, torch.from_numpy(level))
 
 

@@ -1,12 +1,14 @@
 """Other projects' checkpoints: the same network under other names.
 
 diffusers folders (`UNet2DModel`, safetensors, with its scheduler's configuration) and state dicts
-named as in pesser/pytorch_diffusion. Both are the architecture of Ho et al. 2020, Appendix B;
-what differs from it is refused by name. Timesteps count from 0 there: `time="index"`.
+named as in pesser/pytorch_diffusion, both the architecture of Ho et al. 2020, Appendix B, and
+OpenAI's variants of it. What differs is refused by name. Timesteps count from 0 there:
+`time="index"`.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ddpm_codec.checkpoint import Checkpoint, ModelConfig
+from ddpm_codec.checkpoint import MODEL_PRESETS, Checkpoint, ModelConfig
 from ddpm_codec.errors import CheckpointError, ConfigError
 from ddpm_codec.files import atomic, make_folder, write_text
 from ddpm_codec.interop_names import module_names, rename
+from ddpm_codec.interop_openai import infer_config, is_openai, openai_schedule, split_qkv
 from ddpm_codec.schedule import Kind, Parameterization, ScheduleConfig
-from ddpm_codec.unet import UNetConfig
+from ddpm_codec.unet_config import UNetConfig
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _PREDICTIONS: dict[str, Parameterization] = {
@@ -136,9 +139,28 @@ def _modern_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def load_pesser(path: Path, config: ModelConfig) -> Checkpoint:
-    """A state dict of pesser/pytorch_diffusion (.safetensors, or a PyTorch file of which tensors
-    alone are read). It does not say its configuration: `config`."""
+def load_state_dict(
+    path: Path, heads: int = 4, schedule: Kind = "linear", T: int = 1000
+) -> Checkpoint:
+    """A state dict (.safetensors, or a PyTorch file of which tensors alone are read), named as in
+    openai/improved-diffusion and guided-diffusion, or pesser/pytorch_diffusion.
+
+    The latter is of the `paper` preset. `heads`, `schedule` and `T` are OpenAI's, whose files don't
+    say them; both of its networks are taken to predict eps, and a second output to be the
+    learned range of the variance. CheckpointError for anything else.
+    """
+    tensors = _read_tensors(path)
+    if not is_openai(tensors):
+        config = replace(MODEL_PRESETS["paper"], time="index")
+        weights = rename(config, tensors, "pesser")
+        return Checkpoint(config, weights, notes={"imported": {"from": "pesser/pytorch_diffusion"}})
+    unet = infer_config(tensors, heads)
+    config = ModelConfig(unet, openai_schedule(schedule, T), "eps", "rescaled", "range")
+    weights = rename(config, split_qkv(tensors, heads), "openai")
+    return Checkpoint(config, weights, notes={"imported": {"from": "openai"}})
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             tensors = load_file(path)
@@ -149,14 +171,14 @@ def load_pesser(path: Path, config: ModelConfig) -> Checkpoint:
         raise CheckpointError(f"{path}: no state dict of tensors ({reason})") from error
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise CheckpointError(f"{path}: a state dict of tensors was expected")
-    weights = rename(config, tensors, "pesser")
-    return Checkpoint(config, weights, notes={"imported": {"from": "pesser/pytorch_diffusion"}})
+    return tensors
 
 
 def save_diffusers(source: Checkpoint, folder: Path) -> None:
     """Write a `DDPMPipeline` folder. ConfigError for a network that diffusers does not have."""
     unet = source.config.unet
-    if unet.patch != 1 or unet.norm != "group" or unet.fourier or unet.log_variance:
+    kept = ("image_channels", "channels", "multipliers", "blocks", "attention", "dropout")
+    if unet != UNetConfig(**{name: getattr(unet, name) for name in kept}):
         raise ConfigError("only networks of the paper's architecture can go to diffusers")
     predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
     schedules = {ours: theirs for theirs, ours in _SCHEDULES.items()}

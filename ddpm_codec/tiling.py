@@ -9,7 +9,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from ddpm_codec.unet import Prediction, UNet, UNetConfig
+from ddpm_codec.unet import Prediction, UNet
+from ddpm_codec.unet_config import UNetConfig
 
 TILE = 384
 """Largest side of a tile, without its halo, in pixels."""

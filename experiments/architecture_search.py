@@ -22,7 +22,8 @@ from ddpm_codec.calibration import validate
 from ddpm_codec.checkpoint import MODEL_PRESETS
 from ddpm_codec.data import PhotoCrops
 from ddpm_codec.training import TRAINING_PRESETS, Trainer, TrainingLog, bfloat16_is_faster
-from ddpm_codec.unet import PRESETS, parameter_count
+from ddpm_codec.unet import parameter_count
+from ddpm_codec.unet_config import PRESETS
 
 SMALL, RULE = PRESETS["small"], TRAINING_PRESETS["small"]
 LEVEL = replace(SMALL, fourier=(), multipliers=(1,))

@@ -5,7 +5,7 @@ import torch
 
 from ddpm_codec.checkpoint import Checkpoint, ModelConfig, build_network
 from ddpm_codec.schedule import ScheduleConfig
-from ddpm_codec.unet import UNetConfig
+from ddpm_codec.unet_config import UNetConfig
 
 TINY = ModelConfig(
     unet=UNetConfig(

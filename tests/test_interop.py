@@ -1,6 +1,7 @@
 """Other projects' checkpoints: diffusers' own forward pass is the oracle."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,13 @@ from click.testing import CliRunner
 
 from ddpm_codec import checkpoint
 from ddpm_codec.bound import evaluate_bound
-from ddpm_codec.checkpoint import ModelConfig, build_network
+from ddpm_codec.checkpoint import MODEL_PRESETS, ModelConfig, build_network
 from ddpm_codec.cli import main
 from ddpm_codec.errors import CheckpointError, ConfigError
-from ddpm_codec.interop import load_diffusers, load_pesser, save_diffusers
+from ddpm_codec.interop import load_diffusers, load_state_dict, save_diffusers
 from ddpm_codec.interop_names import module_names
 from ddpm_codec.schedule import ScheduleConfig
-from ddpm_codec.unet import UNetConfig
+from ddpm_codec.unet_config import UNetConfig
 
 from .conftest import TINY, random_checkpoint
 
@@ -126,8 +127,10 @@ def test_bits_survive_the_round_trip(tmp_path):
     np.testing.assert_array_equal(bounds[0].total_nats, bounds[1].total_nats)
 
 
-def test_state_dict_of_pesser(tmp_path):
-    """Our weights under that naming, as a PyTorch file, read back; names as in its model.py."""
+def test_state_dict_of_pesser(tmp_path, monkeypatch):
+    """Our weights under that naming, as a PyTorch file, read back; names as in its model.py.
+
+    Its times count from 0, ours from 1."""
     config = ModelConfig(
         UNetConfig(channels=32, multipliers=(1, 2), blocks=2, attention=(1,), dropout=0.0),
         time="index",
@@ -145,7 +148,9 @@ def test_state_dict_of_pesser(tmp_path):
                  "down.1.block.0.temb_proj.weight"):  # fmt: skip
         assert name in theirs
     torch.save(theirs, tmp_path / "model.ckpt")
-    found = load_pesser(tmp_path / "model.ckpt", config)
+    monkeypatch.setitem(MODEL_PRESETS, "paper", replace(config, time="t"))
+    found = load_state_dict(tmp_path / "model.ckpt")
+    assert found.config == config
     assert all(torch.equal(found.weights[k], v) for k, v in source.weights.items())
 
 
@@ -157,7 +162,7 @@ class Evil:
 def test_nothing_but_tensors_is_unpickled(tmp_path, capsys):
     torch.save({"conv_in.weight": Evil()}, tmp_path / "evil.ckpt")
     with pytest.raises(CheckpointError, match="state dict"):
-        load_pesser(tmp_path / "evil.ckpt", TINY)
+        load_state_dict(tmp_path / "evil.ckpt")
     assert "unpickled" not in capsys.readouterr().out
 
 

@@ -9,8 +9,9 @@ import ddpm_codec
 
 FLOORS = [
     {"units", "errors", "files", "distributed"},
-    {"schedule", "gaussian", "discretized", "bands"},
+    {"schedule", "gaussian", "discretized", "bands", "unet_config"},
     {
+        "layers",
         "unet",
         "data",
         "cifar10",
@@ -24,7 +25,7 @@ FLOORS = [
     {"diffusion", "tiling", "optimizers"},
     {"checkpoint"},
     {"bound", "objectives", "stepping", "constant_rate", "relative_entropy"},
-    {"training", "calibration", "interop", "interop_names", "ledger", "codec"},
+    {"training", "calibration", "interop", "interop_names", "interop_openai", "ledger", "codec"},
     {"sending", "receiving"},
     {"rate_distortion", "bits_back"},
     {"plots"},
@@ -43,8 +44,10 @@ SAME_FLOOR = {
     ("stepping", "relative_entropy"),
     ("constant_rate", "bound"),
     ("interop", "interop_names"),
+    ("interop", "interop_openai"),
     ("constant_rate", "relative_entropy"),
     ("prefix", "entropy"),
+    ("unet", "layers"),
     ("data", "cifar10"),
 }
 RESTRICTED = 'torch.load(path, map_location="cpu", weights_only=True)'

@@ -8,7 +8,7 @@ import torch
 
 from ddpm_codec.checkpoint import build_network
 from ddpm_codec.tiling import Tiled, cuts, receptive_radius
-from ddpm_codec.unet import PRESETS
+from ddpm_codec.unet_config import PRESETS
 
 from .conftest import TINY, random_checkpoint
 

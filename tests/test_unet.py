@@ -7,7 +7,9 @@ import torch
 
 from ddpm_codec.checkpoint import MODEL_PRESETS, build_network
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.unet import PixelNorm, UNet, UNetConfig, parameter_count
+from ddpm_codec.layers import PixelNorm
+from ddpm_codec.unet import UNet, parameter_count
+from ddpm_codec.unet_config import UNetConfig
 
 from .conftest import TINY, random_checkpoint
 

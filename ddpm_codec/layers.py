@@ -1,0 +1,125 @@
+"""What a `UNet` is made of."""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddpm_codec.unet_config import GROUPS, UNetConfig
+
+_GROUP_EPS = {"ho": 1e-6, "openai": 1e-5}
+
+
+class PixelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel of an (N,C,H,W) tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def norm(config: UNetConfig, channels: int) -> nn.Module:
+    """The normalisation of this configuration."""
+    if config.norm == "pixel":
+        return PixelNorm(channels)
+    return nn.GroupNorm(GROUPS, channels, eps=_GROUP_EPS[config.dialect])
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """`layer`, its weights 0: what it adds to starts as it is."""
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
+class ResBlock(nn.Module):
+    """Norm, SiLU, 3x3 convolution, twice; the time embedding is added in between, or scales and
+    shifts what the second normalisation gives."""
+
+    def __init__(self, config: UNetConfig, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.norm1 = norm(config, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.scale_shift = config.scale_shift
+        self.time = nn.Linear(4 * config.channels, c_out * (2 if config.scale_shift else 1))
+        self.norm2 = norm(config, c_out)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        embedded = self.time(embedding)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = embedded.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + embedded)
+        h = self.conv2(self.dropout(F.silu(h)))
+        return cast(Tensor, self.shortcut(x) + h)
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels."""
+
+    def __init__(self, config: UNetConfig, channels: int) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm = norm(config, channels)
+        self.q, self.k, self.v = (nn.Conv2d(channels, channels, 1) for _ in range(3))
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.norm(x)
+        by_head = (len(x), self.heads, x.shape[1] // self.heads, -1)
+        q, k, v = (f(h).reshape(by_head).transpose(2, 3) for f in (self.q, self.k, self.v))
+        h = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(x.shape)
+        return cast(Tensor, x + self.out(h))
+
+
+class Downsample(nn.Conv2d):
+    """Halve the sides by a 3x3 convolution of stride 2, padded below and to the right (as Ho et al.
+    do) or on all sides (as OpenAI does)."""
+
+    def __init__(self, config: UNetConfig, channels: int) -> None:
+        super().__init__(channels, channels, 3, stride=2)
+        self._padding = (0, 1, 0, 1) if config.dialect == "ho" else (1, 1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, self._padding))
+
+
+class Upsample(nn.Conv2d):
+    """Double the sides by repetition, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Stage(nn.Module):
+    """A residual block and, at some levels, attention behind it."""
+
+    def __init__(self, config: UNetConfig, c_in: int, c_out: int, attention: bool) -> None:
+        super().__init__()
+        self.block = ResBlock(config, c_in, c_out)
+        self.attention = Attention(config, c_out) if attention else None
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        x = self.block(x, embedding)
+        return x if self.attention is None else self.attention(x, embedding)
+
+
+def sinusoidal(level: Tensor, config: UNetConfig) -> Tensor:
+    """(N,) noise levels to (N, channels): the Transformer's position embedding, in one of the two
+    forms that are about. Angles of hundreds show every rounding of the rates: the order of the
+    operations is that of either's code."""
+    half = config.channels // 2
+    number = torch.arange(half, device=level.device)
+    if config.dialect == "ho":
+        angle = level[:, None].float() * torch.exp(number * (-math.log(10000.0) / (half - 1)))
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+    angle = level[:, None].float() * torch.exp(number.float() * -math.log(10000.0) / half)
+    return torch.cat([angle.cos(), angle.sin()], dim=1)

@@ -1,0 +1,80 @@
+"""The shape of a `UNet`, and the two that have names."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ddpm_codec.errors import ConfigError
+
+GROUPS = 32
+"""Of group normalisation."""
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The shape of a `UNet`.
+
+    `patch`: side of the pixel-unshuffle stem (1: none). `fourier`: the octaves n of the input
+    features sin(2^n pi x), cos(2^n pi x) (Kingma et al. 2021, Appendix C). `attention`: the
+    levels of `multipliers` with self-attention, of `heads` heads; where there are any, the middle
+    has it too. `norm`: "group", or "pixel" for layer normalisation over the channels of each pixel.
+    `scale_shift`: the time embedding scales and shifts (Dhariwal & Nichol 2021, AdaGN) instead of
+    being added. `log_variance`: a second output of the network. `dialect`: details in which
+    OpenAI's code differs from that of Ho et al.: sinusoids, padding of the downsampling, and the
+    epsilon of group normalisation.
+    """
+
+    image_channels: int = 3
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1,)
+    norm: Literal["group", "pixel"] = "group"
+    dropout: float = 0.1
+    patch: int = 1
+    fourier: tuple[int, ...] = ()
+    log_variance: bool = False
+    heads: int = 1
+    scale_shift: bool = False
+    dialect: Literal["ho", "openai"] = "ho"
+
+    def check(self) -> None:
+        """Raise ConfigError for a shape that can't be built or is absurdly large."""
+        bounded = {
+            "image_channels": (self.image_channels, 1, 16),
+            "channels": (self.channels, 4, 1024),
+            "blocks": (self.blocks, 1, 16),
+            "levels": (len(self.multipliers), 1, 8),
+            "patch": (self.patch, 1, 8),
+            "octaves": (len(self.fourier), 0, 8),
+            "heads": (self.heads, 1, 64),
+        }
+        for name, (value, least, most) in bounded.items():
+            if not least <= value <= most:
+                raise ConfigError(f"a U-Net with {name}={value}: {least}..{most} expected")
+        if not all(1 <= m <= 16 for m in self.multipliers) or not 0 <= self.dropout < 1:
+            raise ConfigError("a U-Net with multipliers outside 1..16 or dropout outside [0, 1)")
+        if not all(0 <= level < len(self.multipliers) for level in self.attention):
+            raise ConfigError("a U-Net with attention at a level that it does not have")
+        if self.channels % self.heads:
+            raise ConfigError(f"{self.heads} heads don't divide {self.channels} channels")
+        if self.norm == "group" and self.channels % GROUPS:
+            raise ConfigError(f"group normalisation needs channels in multiples of {GROUPS}")
+
+    @property
+    def stride(self) -> int:
+        """Sides of the input are filled up to multiples of this."""
+        return int(self.patch * 2 ** (len(self.multipliers) - 1))
+
+
+PRESETS = {
+    "paper": UNetConfig(),
+    "small": UNetConfig(
+        channels=128,
+        multipliers=(1,),
+        attention=(),
+        norm="pixel",
+        dropout=0.0,
+        patch=2,
+        log_variance=True,
+    ),
+}
