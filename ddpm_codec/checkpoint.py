@@ -59,8 +59,9 @@ class ModelConfig:
 MODEL_PRESETS = {
     "paper": ModelConfig(),
     "small": ModelConfig(PRESETS["small"], parameterization="v", time="log_snr"),
+    "medium": ModelConfig(PRESETS["medium"], parameterization="v", time="log_snr"),
 }
-"""The two models of this project, by name."""
+"""The models of this project, by name."""
 
 
 @dataclass

@@ -94,7 +94,9 @@ class DiffusionModel:
 
     def __post_init__(self) -> None:
         if self.convention == "openai" and self.variance in MEASURED:
-            raise ConfigError("OpenAI's conventions know the variances beta and beta_tilde alone")
+            raise ConfigError(
+                "OpenAI's conventions know the variances beta, beta_tilde and learned"
+            )
         if self.variance not in get_args(VarianceRule):
             raise ConfigError(
                 f"variance {self.variance!r}: choose one of {', '.join(get_args(VarianceRule))}"

@@ -13,6 +13,7 @@ from torch import Tensor
 from ddpm_codec.bound import Bound, Progress, evaluate_bound
 from ddpm_codec.codec import ProgressiveCodec
 from ddpm_codec.diffusion import DiffusionModel
+from ddpm_codec.distributed import ALONE, Workers
 from ddpm_codec.schedule import Array
 from ddpm_codec.sending import send
 from ddpm_codec.units import HALF_RANGE_255, nats_to_bpd, rmse_to_psnr_db
@@ -110,7 +111,10 @@ def measure_curve(
     generator: torch.Generator,
     progress: Progress | None = None,
     on_start: Progress | None = None,
+    workers: Workers = ALONE,
 ) -> tuple[Bound, pd.DataFrame]:
     """The full bound of `pixels` (N,C,H,W) uint8 and its expected curve."""
-    bound = evaluate_bound(model, pixels, generator, progress=progress, on_start=on_start)
+    bound = evaluate_bound(
+        model, pixels, generator, progress=progress, on_start=on_start, workers=workers
+    )
     return bound, expected_curve(bound)

@@ -48,7 +48,15 @@ class Tiled:
         self.radius = receptive_radius(network.config)
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
-        """x_t (N,C,H,W), t (N,) to a `Prediction`."""
+        """x_t (N,C,H,W), t (N,) to a `Prediction`, on the device of x_t wherever the network is."""
+        device = self.network.noise_level.device
+        if device != x_t.device:
+            return Prediction(
+                *(
+                    None if x is None else x.to(x_t.device)
+                    for x in self(x_t.to(device), t.to(device))
+                )
+            )
         height, width = x_t.shape[2:]
         if self.radius is None or max(height, width) <= self.tile:
             return Prediction(*self.network(x_t, t))

@@ -65,6 +65,7 @@ class TrainingConfig:
 
 TRAINING_PRESETS = {
     "small": TrainingConfig(),
+    "medium": TrainingConfig(batch=128, crop=64, ema_decay=0.9999, warmup_steps=1000),
     "paper": TrainingConfig(
         batch=128,
         optimizer="adam",

@@ -77,4 +77,14 @@ PRESETS = {
         patch=2,
         log_variance=True,
     ),
+    "medium": UNetConfig(
+        channels=128,
+        multipliers=(1, 2),
+        blocks=3,
+        attention=(),
+        norm="pixel",
+        dropout=0.0,
+        patch=2,
+        log_variance=True,
+    ),
 }

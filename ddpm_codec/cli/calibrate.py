@@ -14,11 +14,13 @@ from ddpm_codec.cli.common import (
     FilePath,
     ckpt_option,
     data_options,
+    device_option,
     load_checkpoint,
     progress_bar,
     seed_option,
 )
 from ddpm_codec.data import PhotoCrops, load_batch
+from ddpm_codec.distributed import join
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable
 from ddpm_codec.plots import plot_plan
@@ -33,6 +35,7 @@ PLANNING_PICTURES = 64
 @data_options
 @click.option("--out", type=FilePath, help="Checkpoint to write [default: that of --ckpt].")
 @click.option("--half", is_flag=True, help="Half-precision weights, no training state: to ship.")
+@device_option
 @seed_option
 def calibrate_command(
     ckpt: Path | None,
@@ -41,6 +44,7 @@ def calibrate_command(
     crop: int | None,
     out: Path | None,
     half: bool,
+    device: str,
     seed: int,
 ) -> None:
     """Measure the model's errors at every t, plan the walk of streams, and store both.
@@ -48,6 +52,7 @@ def calibrate_command(
     DATA should be photographs that the model was not trained on; a folder of photographs of
     any size gives --limit random crops of --crop pixels a side (256 of 32).
     """
+    workers = join(device)
     out = out or ckpt
     if out is None:
         raise ConfigError("calibrating the bundled checkpoint needs --out")
@@ -57,7 +62,7 @@ def calibrate_command(
     pixels = _pictures(data, limit, crop, 256, generator)
     if half:
         source.weights = {k: v.half() for k, v in source.weights.items()}
-    model = source.model("beta_tilde")
+    model = source.model("beta_tilde", workers.device)
     T = model.schedule.T
     with progress_bar("calibrating", "call") as bar:
         bar.reset(T * len(pixels))

@@ -150,6 +150,7 @@ def echo_bound(bound: Bound, report: dict[str, Any]) -> None:
 @ckpt_option
 @data_options
 @variance_option
+@device_option
 @seed_option
 @click.option(
     "--realised",
@@ -171,22 +172,28 @@ def rd_curve(
     limit: int | None,
     crop: int | None,
     variance: Any,
+    device: str,
     seed: int,
     realised: int,
     out: Path,
 ) -> None:
     """Expected rate and distortion at every t: Table 4 and Figure 5 for this model.
 
-    With --realised N also what real walks of the first N images spend and give.
+    With --realised N also what real walks of the first N images spend and give. Under torchrun
+    the processes share the calls of the expected curve.
     """
+    workers = join(device)
     make_folder(out)
     source = load_checkpoint(ckpt)
     pixels = load_batch(data, limit, crop)
     generator = torch.Generator().manual_seed(seed)
-    with progress_bar("rd-curve", "call") as bar:
+    model = source.model(variance, workers.device)
+    with progress_bar("rd-curve", "call", hidden=not workers.leads) as bar:
         bound, curve = measure_curve(
-            source.model(variance), pixels, generator, bar.update, reset_total(bar)
+            model, pixels, generator, bar.update, reset_total(bar), workers
         )
+    if not workers.leads:
+        return
     write_curve(source, bound, curve, out)
     echo_table_4(curve)
     click.echo(f"\n{out}/rd.csv, rd.json, rd.png")

@@ -36,6 +36,8 @@ from ddpm_codec.training import TRAINING_PRESETS, Trainer, TrainingLog, bfloat16
 @click.option("--val", type=FilePath, help="Folder of other photographs, to validate on.")
 @click.option("--preset", type=click.Choice(sorted(MODEL_PRESETS)), default="small")
 @click.option("--objective", type=click.Choice(["vlb", "simple", "hybrid"]), default="vlb")
+@click.option("--learned-variance", is_flag=True,
+              help="Learn the variance between beta_tilde and beta.")  # fmt: skip
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Length of the run.")
 @click.option("--steps", type=click.IntRange(1), help="Length of the run.")
 @click.option("--resume", type=FilePath, help="Continue this run as if it had never stopped.")
@@ -164,6 +166,7 @@ def _trainer(
     resume: Path | None,
     init: Path | None,
     precision: str,
+    learned_variance: bool,
     **changes: Any,
 ) -> tuple[Trainer, TrainingLog]:
     """A new run, or one that goes on; `changes` to the preset that are None are none."""
@@ -182,7 +185,11 @@ def _trainer(
     start = None if init is None else checkpoint.load(init)
     fast = precision == "bfloat16" or (precision == "auto" and _bfloat16_is_faster(workers))
     config = replace(config, bfloat16=fast)
-    return Trainer.start(MODEL_PRESETS[preset], config, start, workers), TrainingLog()
+    model = MODEL_PRESETS[preset]
+    if learned_variance:
+        unet = replace(model.unet, log_variance=True)
+        model = replace(model, unet=unet, variance_head="range")
+    return Trainer.start(model, config, start, workers), TrainingLog()
 
 
 def _bfloat16_is_faster(workers: Workers) -> bool:
