@@ -51,11 +51,9 @@ class Tiled:
         """x_t (N,C,H,W), t (N,) to a `Prediction`, on the device of x_t wherever the network is."""
         device = self.network.noise_level.device
         if device != x_t.device:
+            there, log_variance = self(x_t.to(device), t.to(device))
             return Prediction(
-                *(
-                    None if x is None else x.to(x_t.device)
-                    for x in self(x_t.to(device), t.to(device))
-                )
+                there.to(x_t.device), None if log_variance is None else log_variance.to(x_t.device)
             )
         height, width = x_t.shape[2:]
         if self.radius is None or max(height, width) <= self.tile:
