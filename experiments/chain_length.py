@@ -21,17 +21,17 @@ from ddpm_codec.data import load_batch
 from ddpm_codec.diffusion import VarianceRule
 from ddpm_codec.units import from_uint8, nats_to_bpd
 
-VARIANCES = get_args(VarianceRule)
-
 
 def bounds(source, pixels, steps):
     """(rate, decoder) of the K-step bound in nats, each (N,), under each variance, from one set of
     network calls: x_0_hat does not depend on the variance."""
-    models = {variance: source.model(variance) for variance in VARIANCES}
+    has_learned = source.config.variance_head == "range"
+    names = [v for v in get_args(VarianceRule) if v != "learned" or has_learned]
+    models = {variance: source.model(variance) for variance in names}
     model, generator = models["beta"], torch.Generator().manual_seed(0)
     models = {variance: replace(m, denoiser=model.denoiser) for variance, m in models.items()}
     x_0, grid = from_uint8(pixels), model.schedule.log_snr_grid(steps)
-    rate = dict.fromkeys(VARIANCES, prior_nats(model, x_0))
+    rate = dict.fromkeys(names, prior_nats(model, x_0))
     decoder = {}
     for t, s in zip(grid, [*grid[1:], 0], strict=True):
         t_, s_ = torch.full((len(x_0),), int(t)), torch.full((len(x_0),), int(s))
@@ -42,7 +42,7 @@ def bounds(source, pixels, steps):
                 rate[variance] = rate[variance] + step_kl_nats(m, estimate, x_0, t_, s_).numpy()
             else:
                 decoder[variance] = -m.decoder(estimate, t_).log_prob_nats(pixels).numpy()
-    return {variance: (rate[variance], decoder[variance]) for variance in VARIANCES}
+    return {variance: (rate[variance], decoder[variance]) for variance in names}
 
 
 @click.command()
