@@ -9,10 +9,10 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddpm_codec.bands import band_count
+from ddpm_codec.configuration import parse, unusual
 from ddpm_codec.diffusion import Calibration, DiffusionModel, VarianceHead, VarianceRule
 from ddpm_codec.errors import CheckpointError, ConfigError
 from ddpm_codec.files import atomic
@@ -28,6 +29,8 @@ from ddpm_codec.schedule import Parameterization, Plan, Schedule, ScheduleConfig
 from ddpm_codec.tiling import Tiled
 from ddpm_codec.unet import UNet
 from ddpm_codec.unet_config import PRESETS, UNetConfig
+
+TimeEmbedding = Literal["t", "index", "rescaled", "log_snr"]
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 1 << 24
@@ -52,7 +55,7 @@ class ModelConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     parameterization: Parameterization = "eps"
-    time: str = "t"
+    time: TimeEmbedding = "t"
     variance_head: VarianceHead = "error"
 
 
@@ -121,21 +124,11 @@ class Checkpoint:
 
 def _content_hash(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str:
     """Fields at their defaults don't count, so that a new one leaves old hashes as they are."""
-    digest = hashlib.sha256(json.dumps(_unusual(config), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(unusual(config), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _unusual(config: Any) -> dict[str, Any]:
-    """The fields of a configuration that differ from their defaults, nested."""
-    default, found = type(config)(), {}
-    for name in (f.name for f in fields(config)):
-        value = getattr(config, name)
-        if value != getattr(default, name):
-            found[name] = _unusual(value) if is_dataclass(value) else value
-    return found
 
 
 def build_network(config: ModelConfig) -> UNet:
@@ -146,10 +139,6 @@ def build_network(config: ModelConfig) -> UNet:
         level[1:] = _SNR_LEVELS_PER_NAT * (schedule.log_snr[1] - schedule.log_snr[1:])
     elif config.time in ("index", "rescaled"):
         level[1:] = (level[1:] - 1) * (1 if config.time == "index" else _RESCALED_T / schedule.T)
-    elif config.time != "t":
-        raise ConfigError(
-            f"time embedding of {config.time!r}: choose t, index, rescaled or log_snr"
-        )
     return UNet(config.unet, torch.from_numpy(level))
 
 
@@ -182,7 +171,7 @@ def load(path: Path, training: bool = False) -> Checkpoint:
         _check_length(path)
         with safe_open(path, framework="pt") as file:
             about = _about(path, file.metadata())
-            config = _parse(ModelConfig, about["config"], path)
+            config = parse(ModelConfig, about["config"], path)
             _check_shapes(path, file, config)
             tensors = {k: file.get_tensor(k) for k in file.keys() if _wanted(k, training)}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
@@ -247,32 +236,6 @@ def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
             f"{path}: checkpoint format {version}; this version reads format {FORMAT_VERSION}"
         )
     return cast(dict[str, Any], about)
-
-
-Config = TypeVar("Config")
-
-
-def _parse(kind: type[Config], raw: object, path: Path) -> Config:
-    """A configuration dataclass from JSON; fields of its default's type, or missing: the default.
-
-    A field that this version doesn't know is an error: a newer version's meaning would be lost.
-    """
-    default = kind()
-    names = [f.name for f in fields(cast(Any, kind))]
-    if not isinstance(raw, dict) or not set(raw) <= set(names):
-        raise CheckpointError(f"{path}: its {kind.__name__} has fields that this version lacks")
-    values: dict[str, Any] = {}
-    for name in raw:
-        model, value = getattr(default, name), raw[name]
-        if is_dataclass(model):
-            value = _parse(type(model), value, path)
-        elif isinstance(model, tuple) and isinstance(value, list):
-            value = tuple(value)
-        integers = isinstance(value, tuple) and all(type(v) is int for v in value)
-        if type(value) is not type(model) or (isinstance(model, tuple) and not integers):
-            raise CheckpointError(f"{path}: {kind.__name__}.{name} is {value!r}")
-        values[name] = value
-    return kind(**values)
 
 
 def _check_shapes(path: Path, file: Any, config: ModelConfig) -> None:

@@ -122,6 +122,8 @@ def corrupt(path, kind):
         edited(path, lambda a: a["config"]["unet"].update(channels=10**9))
     elif kind == "field of another type":
         edited(path, lambda a: a["config"]["unet"].update(channels="many"))
+    elif kind == "unknown word":
+        edited(path, lambda a: a["config"]["unet"].update(dialect="klingon"))
     elif kind == "unknown field":
         edited(path, lambda a: a["config"].update(plan=3))
     elif kind == "other format":
@@ -149,6 +151,7 @@ def _metadata(data):
         "calibration of another length",
         "absurd network",
         "field of another type",
+        "unknown word",
         "unknown field",
         "other format",
     ],
@@ -160,6 +163,13 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(saved, kind):
         checkpoint.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_field_at_its_default_is_no_part_of_the_hash(saved):
+    """So that checkpoints and streams of a version that lacked the field stay what they are."""
+    source, path = saved
+    edited(path, lambda a: a["config"]["unet"].pop("dialect"))
+    assert checkpoint.load(path).hash == source.hash
 
 
 def test_a_folder_is_refused(tmp_path):

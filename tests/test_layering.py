@@ -9,7 +9,7 @@ import ddpm_codec
 
 FLOORS = [
     {"units", "errors", "files", "distributed"},
-    {"schedule", "gaussian", "discretized", "bands", "unet_config"},
+    {"configuration", "schedule", "gaussian", "discretized", "bands", "unet_config"},
     {
         "layers",
         "unet",
