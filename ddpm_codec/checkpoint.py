@@ -82,15 +82,20 @@ class Checkpoint:
     training: dict[str, Tensor] = field(default_factory=dict)
 
     def model(
-        self, variance: VarianceRule | None = None, device: torch.device | None = None
+        self,
+        variance: VarianceRule | None = None,
+        device: torch.device | None = None,
+        bfloat16: bool = False,
     ) -> DiffusionModel:
-        """The diffusion model, its network in float32 and in evaluation mode, on `device`.
+        """The diffusion model, its network in evaluation mode, on `device`, in float32 or, inside,
+        in bfloat16.
 
         `variance`: calibrated where there is a calibration, else beta_tilde, unless given.
         """
         network = build_network(self.config)
         network.load_state_dict(self.weights)
-        network.eval().requires_grad_(False).to(device)
+        network.eval().requires_grad_(False)
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         rule = variance or ("calibrated" if self.calibration is not None else "beta_tilde")
         if rule == "learned" and (self.config.variance_head, self.config.unet.log_variance) != (
             "range",
@@ -98,7 +103,7 @@ class Checkpoint:
         ):
             raise ConfigError("this checkpoint has not learned a variance: choose another one")
         return DiffusionModel(
-            denoiser=Tiled(network.to(memory_format=torch.channels_last)),  # type: ignore[call-overload]
+            denoiser=Tiled(network, bfloat16=bfloat16),
             schedule=Schedule(self.config.schedule),
             parameterization=self.config.parameterization,
             variance=rule,

@@ -41,10 +41,11 @@ def cuts(side: int, stride: int, tile: int) -> list[int]:
 
 
 class Tiled:
-    """A `UNet` as a denoiser for pictures of any size. `tile`: side above which it is cut up."""
+    """A `UNet` as a denoiser for pictures of any size. `tile`: side above which it is cut up;
+    `bfloat16`: the layers inside run in it, by autocast."""
 
-    def __init__(self, network: UNet, tile: int = TILE) -> None:
-        self.network, self.tile = network, tile
+    def __init__(self, network: UNet, tile: int = TILE, bfloat16: bool = False) -> None:
+        self.network, self.tile, self.bfloat16 = network, tile, bfloat16
         self.radius = receptive_radius(network.config)
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Prediction:
@@ -57,7 +58,7 @@ class Tiled:
             )
         height, width = x_t.shape[2:]
         if self.radius is None or max(height, width) <= self.tile:
-            return Prediction(*self.network(x_t, t))
+            return self._call(x_t, t)
         out = torch.empty_like(x_t)
         log_variance = torch.empty_like(x_t) if self.network.config.log_variance else None
         stride = self.network.config.stride
@@ -66,9 +67,13 @@ class Tiled:
             for x0, x1 in itertools.pairwise(columns):
                 top, left = max(0, y0 - self.radius), max(0, x0 - self.radius)
                 part = x_t[:, :, top : y1 + self.radius, left : x1 + self.radius]
-                prediction, spread = self.network(part, t)
+                prediction, spread = self._call(part, t)
                 inside = (..., slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
                 out[..., y0:y1, x0:x1] = prediction[inside]
                 if log_variance is not None and spread is not None:
                     log_variance[..., y0:y1, x0:x1] = spread[inside]
         return Prediction(out, log_variance)
+
+    def _call(self, x_t: Tensor, t: Tensor) -> Prediction:
+        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return Prediction(*self.network(x_t, t))
