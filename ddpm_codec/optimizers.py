@@ -45,17 +45,18 @@ class Optimizer:
             part.zero_grad()
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all moments, as `KIND.PARAMETER`; zeros before the first step."""
+        """Copies of all moments on the CPU, as `KIND.PARAMETER`; zeros before the first step."""
         copies = {}
         for part, kind, name, parameter in self._moments():
             blank = torch.zeros(()) if kind == "step" else torch.zeros_like(parameter)
-            copies[f"{kind}.{name}"] = part.state[parameter].get(kind, blank).detach().clone()
+            moment = part.state[parameter].get(kind, blank).detach()
+            copies[f"{kind}.{name}"] = moment.to("cpu", copy=True)
         return copies
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take moments from what `state` gave. KeyError or RuntimeError if they don't fit."""
         for part, kind, name, parameter in self._moments():
-            like = torch.zeros(()) if kind == "step" else parameter.data
+            like = parameter.data.new_zeros(()) if kind == "step" else parameter.data
             # Fused Adam walks the memory of parameter and moments in step: same layout needed.
             moment = torch.empty_like(like).copy_(state[f"{kind}.{name}"].view(like.shape))
             part.state[parameter][kind] = moment

@@ -137,7 +137,8 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state, progress = checkpoint.training, checkpoint.notes["progress"]
-        self.ema = {k: v.float().to(self.workers.device) for k, v in checkpoint.weights.items()}
+        device = self.workers.device
+        self.ema = {k: v.float().to(device, copy=True) for k, v in checkpoint.weights.items()}
         self.notes = {k: v for k, v in checkpoint.notes.items() if k not in _STATE_NOTES}
         self.step, self.seconds = int(progress["step"]), float(progress["seconds"])
         self.generator.set_state(state["generator"])
@@ -146,18 +147,18 @@ class Trainer:
         self.optimizer.restore(state)
 
     def checkpoint(self, with_state: bool = True) -> Checkpoint:
-        """The averaged weights and, if asked, everything that `resume` needs."""
+        """The averaged weights and, if asked, everything that `resume` needs, on the CPU."""
         state: dict[str, Tensor] = {}
         if with_state:
             state["generator"] = self.generator.get_state()
             state |= self.optimizer.state()
             for name, parameter in self.network.named_parameters():
-                state[f"weights.{name}"] = parameter.detach().clone()
+                state[f"weights.{name}"] = parameter.detach().to("cpu", copy=True)
         notes = self.notes | {
             "training": asdict(self.config),
             "progress": {"step": self.step, "seconds": self.seconds},
         }
-        weights = {k: v.clone() for k, v in self.ema.items()}
+        weights = {k: v.to("cpu", copy=True) for k, v in self.ema.items()}
         return Checkpoint(self.model, weights, notes=notes, training=state)
 
     @property

@@ -156,3 +156,11 @@ def test_a_batch_in_parts_is_the_same_step():
     parts = finish(Trainer.start(TINY, replace(CONFIG, accumulate=3)), stop_at=1)
     for expected, got in zip(whole.network.parameters(), parts.network.parameters(), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_resumed_run_leaves_its_checkpoint_alone():
+    """The average is a copy of the checkpoint's weights, which it once shared."""
+    saved = finish(Trainer.start(TINY, CONFIG), stop_at=3).checkpoint()
+    before = saved.hash
+    finish(Trainer.resume(saved))
+    assert saved.hash == before

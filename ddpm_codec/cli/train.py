@@ -133,7 +133,8 @@ class _Run:
         if self.crops is None or not self.leads:
             return
         trainer = self.trainer
-        report = validate(trainer.checkpoint(with_state=False).model(), self.crops).as_json()
+        model = trainer.checkpoint(with_state=False).model(device=trainer.workers.device)
+        report = validate(model, self.crops).as_json()
         self.log.validated(trainer, report["total_bpd"])
         click.echo(
             f"step {trainer.step}, {trainer.seconds / 60:.1f} min, loss {self.log.loss:.4f}, "
