@@ -12,14 +12,17 @@ from ddpm_codec.discretized import DiscretizedGaussian, TanhGaussian
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.units import from_uint8
 
+from .conftest import TINY, random_checkpoint
 from .oracles.openai import OpenAIBound
 
 
-@pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
-def test_every_term_agrees_with_openais(tiny, pixels, variance):
+@pytest.mark.parametrize("variance", ["beta", "beta_tilde", "learned"])
+def test_every_term_agrees_with_openais(pixels, variance):
     """To 1e-5 bits/dim, x_t and eps alike; x_0_hat is clipped for about a third of the values."""
-    model = replace(tiny.model(variance), convention="openai")
-    exact = tiny.model(variance)
+    learns = variance == "learned"
+    source = random_checkpoint(replace(TINY, variance_head="range" if learns else "error"))
+    exact = source.model(variance)
+    model = replace(exact, convention="openai")
     bound = evaluate_bound(model, pixels, torch.Generator().manual_seed(0))
     theirs = OpenAIBound(model.schedule.beta[1:], variance)
     x_0, generator = from_uint8(pixels), torch.Generator().manual_seed(0)
@@ -30,12 +33,13 @@ def test_every_term_agrees_with_openais(tiny, pixels, variance):
         image, t = int(work.image[row]), int(work.t[row])
         t_ = torch.tensor([t])
         x_t = model.q_sample(x_0[image : image + 1], t_, noise[row : row + 1])
-        x_0_hat = exact.estimate(x_t, t_).x_0_hat
+        x_0_hat, _, fraction = exact.estimate(x_t, t_)
         clipped = max(clipped, float((x_0_hat.abs() > 1).float().mean()))
         a = model.schedule.alpha_bar[t]
         eps = (x_t - np.sqrt(a) * x_0_hat) / np.sqrt(1 - a)
         parts = (v.double().numpy()[0] for v in (x_0[image : image + 1], x_t, eps))
-        expected = theirs.term_bpd(*parts, t - 1)
+        v = 2 * fraction.double().numpy()[0] - 1 if learns else None
+        expected = theirs.term_bpd(*parts, t - 1, v)
         ours = bound.terms.nats[row] / bound.dims / np.log(2)
         assert ours == pytest.approx(expected, abs=1e-5, rel=1e-5)
     assert clipped > 0.05

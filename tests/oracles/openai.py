@@ -25,12 +25,17 @@ class OpenAIBound:
         self.clipped_variance = clipped
         self.model_variance = clipped if variance == "beta_tilde" else large
 
-    def term_bpd(self, x_0, x_t, eps, i):
+    def learned_variance(self, v, i):
+        """Between the clipped posterior variance and beta, in the logarithm, by v in -1..1."""
+        least, most = np.log(self.clipped_variance[i]), np.log(self.betas[i])
+        return np.exp((v + 1) / 2 * most + (1 - v) / 2 * least)
+
+    def term_bpd(self, x_0, x_t, eps, i, v=None):
         """Bits/dim of index i: KL, or at i = 0 the decoder's negative log likelihood."""
         a = self.alphas_cumprod[i]
         x_0_hat = np.clip((x_t - np.sqrt(1 - a) * eps) / np.sqrt(a), -1, 1)
         mean = self.x_0_weight[i] * x_0_hat + self.x_t_weight[i] * x_t
-        variance = self.model_variance[i]
+        variance = self.model_variance[i] if v is None else self.learned_variance(v, i)
         if i == 0:
             return -np.mean(self.log_likelihood(x_0, mean, np.sqrt(variance))) / np.log(2)
         true_mean = self.x_0_weight[i] * x_0 + self.x_t_weight[i] * x_t
