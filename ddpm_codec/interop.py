@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -112,17 +111,17 @@ def schedule_config(raw: Mapping[str, Any]) -> tuple[ScheduleConfig, Parameteriz
 
 
 def load_diffusers(folder: Path) -> Checkpoint:
-    """A `DDPMPipeline` folder: unet/config.json, unet/*.safetensors, scheduler's configuration."""
-    unet = unet_config(_read_json(folder / "unet" / "config.json"))
-    schedule, prediction = schedule_config(
-        _read_json(folder / "scheduler" / "scheduler_config.json")
+    """A `DDPMPipeline` folder: config.json and diffusion_pytorch_model.* in unet/ and
+    scheduler_config.json in scheduler/, or all of them in `folder` itself, as older ones do."""
+    network, scheduler = (
+        folder / name if (folder / name).is_dir() else folder for name in ("unet", "scheduler")
     )
+    unet = unet_config(_read_json(network / "config.json"))
+    schedule, prediction = schedule_config(_read_json(scheduler / "scheduler_config.json"))
     config = ModelConfig(unet, schedule, prediction, time="index")
-    path = folder / "unet" / WEIGHTS
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not readable as safetensors ({error})") from error
+    pickled = (network / WEIGHTS).with_suffix(".bin")
+    tensors = _read_tensors(pickled if pickled.exists() and not (network / WEIGHTS).exists()
+                            else network / WEIGHTS)  # fmt: skip
     weights = rename(config, _modern_attention(tensors), "diffusers")
     return Checkpoint(config, weights, notes={"imported": {"from": "diffusers"}})
 

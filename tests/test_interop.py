@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from ddpm_codec import checkpoint
 from ddpm_codec.bound import evaluate_bound
 from ddpm_codec.checkpoint import MODEL_PRESETS, ModelConfig, build_network
 from ddpm_codec.cli import main
 from ddpm_codec.errors import CheckpointError, ConfigError
-from ddpm_codec.interop import load_diffusers, load_state_dict, save_diffusers
+from ddpm_codec.interop import WEIGHTS, load_diffusers, load_state_dict, save_diffusers
 from ddpm_codec.interop_names import module_names
 from ddpm_codec.schedule import ScheduleConfig
 from ddpm_codec.unet_config import UNetConfig
@@ -82,6 +83,25 @@ def test_forward_pass_is_that_of_diffusers(tmp_path, name):
         assert float((ours - theirs).abs().max()) < 1e-5 * max(1.0, scale)
     if name == "google/ddpm-cifar10-32":
         assert sum(p.numel() for p in network.parameters()) == 35_746_307
+
+
+def test_older_layouts_are_read(tmp_path):
+    """google/ddpm-* keep everything in one folder; some have a PyTorch file in place of safetensors.
+    diffusers reads them as well."""
+    folder_of(tmp_path / "new", SMALLER)
+    expected = load_diffusers(tmp_path / "new")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in [
+        *(tmp_path / "new" / "unet").iterdir(),
+        *(tmp_path / "new" / "scheduler").iterdir(),
+    ]:
+        path.rename(flat / path.name)
+    assert load_diffusers(flat).hash == expected.hash
+    tensors = load_file(flat / WEIGHTS)
+    torch.save(tensors, (flat / WEIGHTS).with_suffix(".bin"))
+    (flat / WEIGHTS).unlink()
+    assert load_diffusers(flat).hash == expected.hash
 
 
 def test_export_is_read_by_diffusers_and_by_us(tmp_path):
