@@ -86,8 +86,7 @@ def test_forward_pass_is_that_of_diffusers(tmp_path, name):
 
 
 def test_older_layouts_are_read(tmp_path):
-    """google/ddpm-* keep everything in one folder; some have a PyTorch file in place of safetensors.
-    diffusers reads them as well."""
+    """Everything in one folder, with safetensors or a PyTorch file: diffusers reads them, too."""
     folder_of(tmp_path / "new", SMALLER)
     expected = load_diffusers(tmp_path / "new")
     flat = tmp_path / "flat"
