@@ -1,7 +1,7 @@
 """What a `UNet` is made of."""
 
 import math
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,10 @@ def norm(config: UNetConfig, channels: int) -> nn.Module:
     return nn.GroupNorm(GROUPS, channels, eps=_GROUP_EPS[config.dialect])
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+def zeroed(layer: Layer) -> Layer:
     """`layer`, its weights 0: what it adds to starts as it is."""
     nn.init.zeros_(layer.weight)
     return layer
@@ -57,6 +60,42 @@ class ResBlock(nn.Module):
             h = self.norm2(h + embedded)
         h = self.conv2(self.dropout(F.silu(h)))
         return cast(Tensor, self.shortcut(x) + h)
+
+
+class GatedBranch(nn.Module):
+    """A normalisation, scaled and shifted by the time embedding; a 1x1 convolution to twice the
+    channels and, if `spatial`, a depthwise 3x3 one; half of the channels times SiLU of the other
+    half; a 1x1 convolution, 0 at first."""
+
+    def __init__(self, config: UNetConfig, c_in: int, c_out: int, spatial: bool) -> None:
+        super().__init__()
+        self.norm = norm(config, c_in)
+        self.time = zeroed(nn.Linear(config.embedding, 2 * c_in))
+        self.expand = nn.Conv2d(c_in, 2 * c_out, 1)
+        depthwise = nn.Conv2d(2 * c_out, 2 * c_out, 3, padding=1, groups=2 * c_out)
+        self.spatial = depthwise if spatial else nn.Identity()
+        self.contract = zeroed(nn.Conv2d(c_out, c_out, 1))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.time(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.expand(torch.addcmul(shift, self.norm(x), 1 + scale))
+        a, b = self.spatial(h).chunk(2, dim=1)
+        return cast(Tensor, self.contract(a * F.silu(b)))
+
+
+class GatedBlock(nn.Module):
+    """Two gated branches, the first of them spatial, one after the other added to what comes (after
+    NAFNet, Chen et al. 2022): a third of the operations of a `ResBlock`."""
+
+    def __init__(self, config: UNetConfig, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.first = GatedBranch(config, c_in, c_out, spatial=True)
+        self.second = GatedBranch(config, c_out, c_out, spatial=False)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        x = self.shortcut(x) + self.first(x, embedding)
+        return cast(Tensor, x + self.second(x, embedding))
 
 
 class Attention(nn.Module):
@@ -104,7 +143,8 @@ class Stage(nn.Module):
 
     def __init__(self, config: UNetConfig, c_in: int, c_out: int, attention: bool) -> None:
         super().__init__()
-        self.block = ResBlock(config, c_in, c_out)
+        kind = ResBlock if config.block == "residual" else GatedBlock
+        self.block = kind(config, c_in, c_out)
         self.attention = Attention(config, c_out) if attention else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:

@@ -70,4 +70,6 @@ class Optimizer:
 
 
 def _is_inside(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim == 4 and not name.startswith(("stem.", "head."))
+    return (
+        parameter.ndim == 4 and parameter.shape[1] > 1 and not name.startswith(("stem.", "head."))
+    )

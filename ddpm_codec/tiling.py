@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm_codec.unet import Prediction, UNet
 from ddpm_codec.unet_config import UNetConfig
 
-TILE = 384
+TILE = 512
 """Largest side of a tile, without its halo, in pixels."""
 
 
@@ -25,8 +25,8 @@ def receptive_radius(config: UNetConfig) -> int | None:
     radius += 2 * cell  # the stem and the head
     for level in range(len(config.multipliers)):
         last = level == len(config.multipliers) - 1
-        convolutions = 2 * config.blocks + 2 * (config.blocks + 1) + (4 if last else 0)
-        radius += convolutions * cell
+        blocks = 2 * config.blocks + 1 + (2 if last else 0)
+        radius += (2 if config.block == "residual" else 1) * blocks * cell
         if not last:
             radius += 2 * cell + 2 * cell  # down: one cell more to one side; up: a coarse cell
             cell *= 2

@@ -42,7 +42,7 @@ class UNet(nn.Module):
         self.config = config
         self.register_buffer("noise_level", noise_level.float(), persistent=False)
         c, patch = config.channels, config.patch
-        self.time1, self.time2 = nn.Linear(c, 4 * c), nn.Linear(4 * c, 4 * c)
+        self.time1, self.time2 = nn.Linear(c, 4 * c), nn.Linear(4 * c, config.embedding)
         stem_channels = config.image_channels * patch**2 * (1 + 2 * len(config.fourier))
         self.stem = nn.Conv2d(stem_channels, c, 3, padding=1)
 

@@ -18,7 +18,8 @@ class UNetConfig:
     levels of `multipliers` with self-attention, of `heads` heads; where there are any, the middle
     has it too. `norm`: "group", or "pixel" for layer normalisation over the channels of each pixel.
     `scale_shift`: the time embedding scales and shifts (Dhariwal & Nichol 2021, AdaGN) instead of
-    being added. `log_variance`: a second output of the network. `dialect`: details in which
+    being added. `block`: "residual", of two 3x3 convolutions, or "gated", of 1x1 convolutions and
+    depthwise 3x3 ones. `log_variance`: a second output of the network. `dialect`: details in which
     OpenAI's code differs from that of Ho et al.: sinusoids, padding of the downsampling, and the
     epsilon of group normalisation.
     """
@@ -36,6 +37,7 @@ class UNetConfig:
     heads: int = 1
     scale_shift: bool = False
     dialect: Literal["ho", "openai"] = "ho"
+    block: Literal["residual", "gated"] = "residual"
 
     def check(self) -> None:
         """Raise ConfigError for a shape that can't be built or is absurdly large."""
@@ -61,6 +63,11 @@ class UNetConfig:
             raise ConfigError(f"group normalisation needs channels in multiples of {GROUPS}")
 
     @property
+    def embedding(self) -> int:
+        """Width of the time embedding that the blocks see."""
+        return self.channels * (4 if self.block == "residual" else 1)
+
+    @property
     def stride(self) -> int:
         """Sides of the input are filled up to multiples of this."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
@@ -71,20 +78,23 @@ PRESETS = {
     "small": UNetConfig(
         channels=128,
         multipliers=(1,),
+        blocks=4,
         attention=(),
         norm="pixel",
         dropout=0.0,
         patch=2,
         log_variance=True,
+        block="gated",
     ),
     "medium": UNetConfig(
-        channels=128,
+        channels=192,
         multipliers=(1, 2),
-        blocks=3,
+        blocks=4,
         attention=(),
         norm="pixel",
         dropout=0.0,
         patch=2,
         log_variance=True,
+        block="gated",
     ),
 }

@@ -1,7 +1,7 @@
 """Equal minutes of training for many architectures and training rules: which is best a second?
 
     python experiments/architecture_search.py --data TRAIN --val VAL [--minutes M] [--out DIR]
-                                              [--variants small,wide]
+                                              [--variants 'start;gated']
 
 Every variant trains for `--minutes` with the learning rate of its own run decaying to the end,
 and is validated on the same crops, timesteps and noise. Runs are kept in DIR: a finished one is
@@ -21,58 +21,49 @@ from ddpm_codec import checkpoint
 from ddpm_codec.calibration import validate
 from ddpm_codec.checkpoint import MODEL_PRESETS
 from ddpm_codec.data import PhotoCrops
-from ddpm_codec.training import TRAINING_PRESETS, Trainer, TrainingLog, bfloat16_is_faster
+from ddpm_codec.training import Trainer, TrainingConfig, TrainingLog, bfloat16_is_faster
 from ddpm_codec.unet import parameter_count
-from ddpm_codec.unet_config import PRESETS
+from ddpm_codec.unet_config import UNetConfig
 
-SMALL, RULE = PRESETS["small"], TRAINING_PRESETS["small"]
-LEVEL = replace(SMALL, fourier=(), multipliers=(1,))
-"""The best of a first round, trained with batches of 32; the second round varies it."""
+START = UNetConfig(
+    channels=96, multipliers=(1, 1), blocks=2, attention=(), norm="pixel", dropout=0.0, patch=2,
+    fourier=(1, 2, 3, 4), log_variance=True,
+)  # fmt: skip
+PLAIN = replace(START, fourier=())
+LEVEL = replace(PLAIN, multipliers=(1,))
+GATED = replace(LEVEL, channels=128, blocks=4, block="gated")
+MUON = TrainingConfig(batch=32)
+ADAM_32 = TrainingConfig(batch=32, optimizer="adam", learning_rate=1e-3)
+ADAM = replace(ADAM_32, batch=64)
 VARIANTS = {
-    "small": (SMALL, RULE),
-    "rate 2e-3": (SMALL, replace(RULE, learning_rate=2e-3)),
-    "batch 128": (SMALL, replace(RULE, batch=128)),
-    "batch 32": (SMALL, replace(RULE, batch=32)),
-    "64 x (1, 2)": (replace(SMALL, channels=64, multipliers=(1, 2)), RULE),
-    "96 x (1)": (replace(SMALL, multipliers=(1,)), RULE),
-    "96 x (1, 1, 1)": (replace(SMALL, multipliers=(1, 1, 1)), RULE),
-    "64, 3 blocks": (replace(SMALL, channels=64, blocks=3), RULE),
-    "128, 1 block": (replace(SMALL, channels=128, blocks=1), RULE),
-    "unshuffle x4": (replace(SMALL, channels=160, multipliers=(1,), patch=4), RULE),
-    "full resolution": (replace(SMALL, channels=48, multipliers=(1, 2), patch=1, blocks=1), RULE),
-    "no Fourier": (replace(SMALL, fourier=()), RULE),
-    "no Fourier, batch 32": (replace(SMALL, fourier=()), replace(RULE, batch=32)),
-    "no Fourier, batch 32, 96 x (1)": (
-        replace(SMALL, fourier=(), multipliers=(1,)),
-        replace(RULE, batch=32),
-    ),
+    "start": (START, ADAM),
+    "rate 2e-3": (START, replace(ADAM, learning_rate=2e-3)),
+    "batch 128": (START, replace(ADAM, batch=128)),
+    "batch 32": (START, ADAM_32),
+    "64 x (1, 2)": (replace(START, channels=64, multipliers=(1, 2)), ADAM),
+    "96 x (1)": (replace(START, multipliers=(1,)), ADAM),
+    "64, 3 blocks": (replace(START, channels=64, blocks=3), ADAM),
+    "unshuffle x4": (replace(START, channels=160, multipliers=(1,), patch=4), ADAM),
+    "full resolution": (replace(START, channels=48, multipliers=(1, 2), patch=1, blocks=1), ADAM),
+    "octaves 1..7": (replace(START, fourier=tuple(range(1, 8))), ADAM),
+    "no Fourier": (PLAIN, ADAM),
+    "no Fourier, batch 32": (PLAIN, ADAM_32),
     "no Fourier, batch 32, 128 x (1), 3 blocks": (
-        replace(SMALL, fourier=(), multipliers=(1,), channels=128, blocks=3),
-        replace(RULE, batch=32),
+        replace(LEVEL, channels=128, blocks=3),
+        ADAM_32,
     ),
-    "no Fourier, batch 16": (replace(SMALL, fourier=()), replace(RULE, batch=16)),
-    "no Fourier, batch 32, unshuffle x4": (
-        replace(SMALL, fourier=(), channels=160, multipliers=(1,), patch=4),
-        replace(RULE, batch=32),
-    ),
-    "octaves 1..7": (replace(SMALL, fourier=tuple(range(1, 8))), RULE),
+    "level": (LEVEL, ADAM_32),
+    "level, batch 16": (LEVEL, replace(ADAM_32, batch=16)),
+    "level, Adam at 2e-3": (LEVEL, replace(ADAM_32, learning_rate=2e-3)),
+    "level, Muon": (LEVEL, MUON),
+    "level, 128 channels, Muon": (replace(LEVEL, channels=128), MUON),
+    "gated": (GATED, MUON),
+    "gated, batch 64": (GATED, replace(MUON, batch=64)),
+    "gated, 7 blocks": (replace(GATED, blocks=7), MUON),
+    "gated, 192 channels, 2 blocks": (replace(GATED, channels=192, blocks=2), MUON),
+    "gated, unshuffle x4": (replace(GATED, channels=256, patch=4), MUON),
 }
-ROUND_2 = {
-    "batch 16": (LEVEL, replace(RULE, batch=16)),
-    "rate 2e-3": (LEVEL, replace(RULE, batch=32, learning_rate=2e-3)),
-    "3 blocks": (replace(LEVEL, blocks=3), replace(RULE, batch=32)),
-    "64 channels, 4 blocks": (replace(LEVEL, channels=64, blocks=4), replace(RULE, batch=32)),
-    "beta2 0.999": (LEVEL, replace(RULE, batch=32, beta2=0.999)),
-    "full resolution, 40 channels": (
-        replace(LEVEL, channels=40, patch=1),
-        replace(RULE, batch=32),
-    ),
-    "unshuffle x4, 160 channels": (
-        replace(LEVEL, channels=160, patch=4),
-        replace(RULE, batch=32),
-    ),
-}
-VARIANTS |= {f"level: {name}": variant for name, variant in ROUND_2.items()}
+"""In the order in which they were tried: each round varies the best of the one before."""
 VALIDATE_SECONDS = 240
 
 
@@ -123,8 +114,8 @@ def run(name, config, rule, photographs, crops, out):
 @click.option("--out", type=click.Path(path_type=Path), default=Path("architecture_search"))
 def main(data, val, minutes, variants, out):
     out.mkdir(parents=True, exist_ok=True)
-    photographs = PhotoCrops(data, RULE.crop)
-    crops = PhotoCrops(val, RULE.crop).draw(256, torch.Generator().manual_seed(0))
+    photographs = PhotoCrops(data, MUON.crop)
+    crops = PhotoCrops(val, MUON.crop).draw(256, torch.Generator().manual_seed(0))
     fast = bfloat16_is_faster(torch.device("cpu"))
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     results = []

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from ddpm_codec.checkpoint import MODEL_PRESETS, build_network
 from ddpm_codec.muon import Muon, orthogonal
+from ddpm_codec.optimizers import Optimizer
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 90), (90, 16)])
@@ -37,3 +39,17 @@ def test_steps_are_those_of_pytorchs_muon():
             parameter.grad = gradient.reshape(parameter.shape).clone()
             optimizer.step()
     torch.testing.assert_close(ours.flatten(1), theirs, rtol=0, atol=2e-3)
+
+
+def test_depthwise_convolutions_are_adams():
+    """A depthwise kernel is a vector a channel; its channels don't mix, so that orthogonalising
+    them against each other would mean nothing."""
+    network = build_network(MODEL_PRESETS["small"])
+    optimizer = Optimizer(network, "muon", 1e-3, 0.02, 0.99)
+    moments = set(optimizer.state())
+    depthwise = [name for name in dict(network.named_parameters()) if "spatial.weight" in name]
+    assert depthwise
+    for name in depthwise:
+        assert f"exp_avg.{name}" in moments
+        assert f"momentum.{name}" not in moments
+    assert f"momentum.{depthwise[0].replace('spatial', 'expand')}" in moments

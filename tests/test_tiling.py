@@ -16,6 +16,9 @@ CONFIGS = {
     "two levels": TINY,
     "one level": replace(TINY, unet=replace(TINY.unet, multipliers=(1,))),
     "three levels": replace(TINY, unet=replace(TINY.unet, multipliers=(1, 1, 1))),
+    "gated blocks": replace(
+        TINY, unet=replace(TINY.unet, multipliers=(1,), blocks=3, block="gated")
+    ),
     "no stem": replace(TINY, unet=replace(TINY.unet, patch=1)),
 }
 
