@@ -1,15 +1,17 @@
 """OpenAI's own bound beside ours, on the same weights, pictures and noise.
 
-    python benchmarks/peers.py --improved-diffusion CHECKOUT [--ckpt C] [--data D] [--limit N]
+    python benchmarks/peers.py CHECKOUT [CHECKOUT] [--ckpt C] [--data D] [--limit N]
 
-CHECKOUT: a copy of github.com/openai/improved-diffusion. Prints, for both fixed variances, the
-largest difference of a term in bits/dim under its conventions, and what each convention changes;
-then the same for a network of its own with random weights and a learned variance, imported.
+CHECKOUT: a copy of github.com/openai/improved-diffusion or guided-diffusion. Prints, for both fixed
+variances, the largest difference of a term in bits/dim under its conventions, and what each
+convention changes; then the same for a network of its own with random weights and a learned
+variance, imported.
 """
 
 import sys
 import tempfile
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -39,8 +41,9 @@ def our_terms(model, pixels, x_t, t):
 def compare_learned(peer, unet, pixels, steps=100):
     """A random network of theirs, its forward pass and every term of its bound."""
     torch.manual_seed(0)
+    size = {"image_size": 32} if unet.__name__.startswith("guided") else {}
     network = unet.UNetModel(
-        in_channels=3, model_channels=32, out_channels=6, num_res_blocks=3,
+        **size, in_channels=3, model_channels=32, out_channels=6, num_res_blocks=3,
         attention_resolutions=(2, 4), channel_mult=(1, 2, 2, 2), num_heads=4,
         use_scale_shift_norm=True,
     ).eval()  # fmt: skip
@@ -78,53 +81,61 @@ def compare_learned(peer, unet, pixels, steps=100):
     )
 
 
+def compare_fixed(peer, source, pixels, variance, kind):
+    """Every term of a model of ours under one fixed variance, by their code and by ours."""
+    x_0, T = from_uint8(pixels), source.config.schedule.T
+    exact = source.model(variance)
+    model, schedule = replace(exact, convention="openai"), exact.schedule
+    theirs = peer.GaussianDiffusion(
+        betas=schedule.beta[1:],
+        model_mean_type=peer.ModelMeanType.EPSILON,
+        model_var_type=peer.ModelVarType[kind],
+        loss_type=peer.LossType.MSE,
+    )
+
+    def eps(x_t, index):
+        t = index + 1
+        a = torch.from_numpy(schedule.alpha_bar)[t].view(-1, 1, 1, 1)
+        x_0_hat = exact.estimate(x_t, t).x_0_hat
+        return ((x_t - a.sqrt() * x_0_hat) / (1 - a).sqrt()).float()
+
+    generator, sums, worst = torch.Generator().manual_seed(0), np.zeros((3, len(x_0))), (0.0, 0)
+    for t in range(T, 0, -1):
+        index = torch.full((len(x_0),), t - 1)
+        noise = torch.randn(x_0.shape, generator=generator)
+        x_t = theirs.q_sample(x_0, index, noise=noise)
+        term = theirs._vb_terms_bpd(eps, x_0, x_t, index)["output"].numpy()
+        ours = our_terms(model, pixels, x_t, t)
+        worst = max(worst, (float(np.abs(term - ours).max()), t))
+        sums += np.stack([term, ours, our_terms(exact, pixels, x_t, t)])
+    own_prior = nats_to_bpd(prior_nats(exact, x_0), x_0[0].numel())
+    prior = np.abs(theirs._prior_bpd(x_0).numpy() - own_prior)
+    total, own, right = sums.mean(axis=1)
+    print(
+        f"{variance} ({kind}), {T} terms of {len(x_0)} pictures: largest difference of a term "
+        f"{worst[0]:.2e} bits/dim (t = {worst[1]}), of the prior {prior.max():.1e}; sums "
+        f"{total:.5f} (theirs), {own:.5f} (ours, --compat openai), {right:.5f} (exact)",
+        flush=True,
+    )
+
+
 @click.command()
-@click.option("--improved-diffusion", "checkout", type=click.Path(path_type=Path), required=True)
+@click.argument("checkouts", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--ckpt", type=click.Path(path_type=Path))
 @click.option("--data", default="sample", show_default=True)
 @click.option("--limit", type=int, default=8, show_default=True)
-def main(checkout, ckpt, data, limit):
-    sys.path.insert(0, str(checkout))
-    from improved_diffusion import gaussian_diffusion as peer
-    from improved_diffusion import unet
-
+def main(checkouts, ckpt, data, limit):
     source, pixels = (load(ckpt) if ckpt else load_bundled()), load_batch(data, limit)
-    x_0, T = from_uint8(pixels), source.model("beta").schedule.T
-    for variance, kind in TYPES.items():
-        exact = source.model(variance)
-        model, schedule = replace(exact, convention="openai"), exact.schedule
-        theirs = peer.GaussianDiffusion(
-            betas=schedule.beta[1:],
-            model_mean_type=peer.ModelMeanType.EPSILON,
-            model_var_type=peer.ModelVarType[kind],
-            loss_type=peer.LossType.MSE,
+    for checkout in checkouts:
+        package = next(
+            p for p in ("improved_diffusion", "guided_diffusion") if (checkout / p).is_dir()
         )
-
-        def eps(x_t, index, exact=exact, schedule=schedule):
-            t = index + 1
-            a = torch.from_numpy(schedule.alpha_bar)[t].view(-1, 1, 1, 1)
-            x_0_hat = exact.estimate(x_t, t).x_0_hat
-            return ((x_t - a.sqrt() * x_0_hat) / (1 - a).sqrt()).float()
-
-        generator, sums, worst = torch.Generator().manual_seed(0), np.zeros((3, len(x_0))), (0.0, 0)
-        for t in range(T, 0, -1):
-            index = torch.full((len(x_0),), t - 1)
-            noise = torch.randn(x_0.shape, generator=generator)
-            x_t = theirs.q_sample(x_0, index, noise=noise)
-            term = theirs._vb_terms_bpd(eps, x_0, x_t, index)["output"].numpy()
-            ours = our_terms(model, pixels, x_t, t)
-            worst = max(worst, (float(np.abs(term - ours).max()), t))
-            sums += np.stack([term, ours, our_terms(exact, pixels, x_t, t)])
-        own_prior = nats_to_bpd(prior_nats(exact, x_0), x_0[0].numel())
-        prior = np.abs(theirs._prior_bpd(x_0).numpy() - own_prior)
-        total, own, right = sums.mean(axis=1)
-        print(
-            f"{variance} ({kind}), {T} terms of {len(x_0)} pictures: largest difference of a term "
-            f"{worst[0]:.2e} bits/dim (t = {worst[1]}), of the prior {prior.max():.1e}; sums "
-            f"{total:.5f} (theirs), {own:.5f} (ours, --compat openai), {right:.5f} (exact)",
-            flush=True,
-        )
-    compare_learned(peer, unet, pixels)
+        sys.path.insert(0, str(checkout))
+        peer = import_module(f"{package}.gaussian_diffusion")
+        print(package)
+        for variance, kind in TYPES.items():
+            compare_fixed(peer, source, pixels, variance, kind)
+        compare_learned(peer, import_module(f"{package}.unet"), pixels)
 
 
 if __name__ == "__main__":
