@@ -62,13 +62,13 @@ def picture_mse(pixels, x_0_hat):
     return ((to_uint8(x_0_hat).double() - pixels.double()) ** 2).mean(dim=(1, 2, 3)).numpy()
 
 
-def ideal_walks(codec, pixels, walks, path):
+def ideal_walks(model, pixels, walks, path):
     """(bits, mse), each (T, N): the mean over the walks at t = T..1 of the KL until x_t, and of
     the error of x_0_hat(x_t)."""
     if path.exists():
         kept = np.load(path)
         return kept["bits"], kept["mse"]
-    model, T, generator = codec.model, codec.model.schedule.T, torch.Generator().manual_seed(0)
+    T, generator = model.schedule.T, torch.Generator().manual_seed(0)
     bits, mse = np.zeros((2, T, len(pixels)))
     for _ in range(walks):
         x_0 = from_uint8(pixels)
@@ -158,12 +158,14 @@ def overhead(real, ideal):
 @click.option("--walks", default=4, show_default=True)
 @click.option("--runs", default=";".join(RUNS), show_default=True, help="Separated by semicolons.")
 @click.option("--slow-limit", default=4, show_default=True, help="Pictures for pfr, DiffC.")
+@click.option("--bfloat16", is_flag=True, help="The yardstick's network in it, to save time.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("closed_loop"))
-def main(ckpt, data, limit, walks, runs, slow_limit, out):
+def main(ckpt, data, limit, walks, runs, slow_limit, bfloat16, out):
     out.mkdir(parents=True, exist_ok=True)
-    codec = ProgressiveCodec(load(ckpt) if ckpt else load_bundled())
-    pixels = load_batch(data, limit)
-    bits, mse = ideal_walks(codec, pixels, walks, out / "ideal.npz")
+    source = load(ckpt) if ckpt else load_bundled()
+    codec, pixels = ProgressiveCodec(source), load_batch(data, limit)
+    yardstick = source.model("calibrated", bfloat16=bfloat16)
+    bits, mse = ideal_walks(yardstick, pixels, walks, out / "ideal.npz")
     dims, table = pixels[0].numel(), []
     exact = np.mean(
         [plan_mse([s.ledger for s in send(codec, pixels, None, "ideal", seed=seed)])
