@@ -1,6 +1,7 @@
 """`calibrate` and `plan`: what is measured on held-out pictures and kept in the checkpoint."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 import numpy as np
@@ -12,6 +13,7 @@ from ddpm_codec.calibration import calibrate
 from ddpm_codec.checkpoint import Checkpoint
 from ddpm_codec.cli.common import (
     FilePath,
+    Timesteps,
     ckpt_option,
     data_options,
     device_option,
@@ -27,6 +29,7 @@ from ddpm_codec.plots import plot_plan
 from ddpm_codec.schedule import Plan
 from ddpm_codec.stepping import NODES, StepTable, measure_steps, plan
 
+MEASURED_TIMESTEPS = 256
 PLANNING_PICTURES = 64
 
 
@@ -34,6 +37,8 @@ PLANNING_PICTURES = 64
 @ckpt_option
 @data_options
 @click.option("--out", type=FilePath, help="Checkpoint to write [default: that of --ckpt].")
+@click.option("--timesteps", type=Timesteps(), default=MEASURED_TIMESTEPS, show_default=True,
+              help="Measure at so many, even in log SNR, or at `all`.")  # fmt: skip
 @click.option("--half", is_flag=True, help="Half-precision weights, no training state: to ship.")
 @device_option
 @seed_option
@@ -43,11 +48,12 @@ def calibrate_command(
     limit: int | None,
     crop: int | None,
     out: Path | None,
+    timesteps: int | Literal["all"],
     half: bool,
     device: str,
     seed: int,
 ) -> None:
-    """Measure the model's errors at every t, plan the walk of streams, and store both.
+    """Measure the model's errors, plan the walk of streams, and store both.
 
     DATA should be photographs that the model was not trained on; a folder of photographs of
     any size gives --limit random crops of --crop pixels a side (256 of 32).
@@ -64,14 +70,16 @@ def calibrate_command(
         source.weights = {k: v.half() for k, v in source.weights.items()}
     model = source.model("beta_tilde", workers.device)
     T = model.schedule.T
+    count = T if timesteps == "all" else min(timesteps, T)
     with progress_bar("calibrating", "call") as bar:
-        bar.reset(T * len(pixels))
-        source.calibration = calibrate(model, pixels, generator, progress=bar.update)
+        bar.reset(count * len(pixels))
+        grid = model.schedule.log_snr_grid(count)
+        source.calibration = calibrate(model, pixels, generator, grid, bar.update)
     source.plan = plan(_step_table(source, pixels[:PLANNING_PICTURES], generator))
     checkpoint.save(source, out)
     rmse = 127.5 * np.sqrt(source.calibration.x_0_mse)
     click.echo(
-        f"{out}: {len(pixels)} crops at {T} timesteps, a plan of {source.plan.steps} steps; "
+        f"{out}: {len(pixels)} crops at {count} timesteps, a plan of {source.plan.steps} steps; "
         "RMSE of x_0_hat (0..255):"
     )
     for t in (1, 10, 100, T):

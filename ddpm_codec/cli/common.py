@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 from tqdm import tqdm
@@ -16,6 +16,19 @@ from ddpm_codec.files import write_text
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 FilePath = click.Path(path_type=Path)
+
+
+class Timesteps(click.ParamType):  # type: ignore[type-arg]
+    """A positive number or `all`."""
+
+    name = "K|all"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["all"]:
+        if value == "all":
+            return "all"
+        return int(click.IntRange(1).convert(value, param, ctx))
 
 
 def ckpt_option(command: Command) -> Command:

@@ -12,6 +12,7 @@ from ddpm_codec.bound import Bound, evaluate_bound
 from ddpm_codec.checkpoint import Checkpoint
 from ddpm_codec.cli.common import (
     FilePath,
+    Timesteps,
     ckpt_option,
     data_options,
     device_option,
@@ -33,19 +34,6 @@ _TABLE_ROWS = 12
 WALKS = (IDEAL, "mrc", "orc", "trellis")
 
 
-class _Timesteps(click.ParamType):  # type: ignore[type-arg]
-    """A positive number or `all`."""
-
-    name = "K|all"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | Literal["all"]:
-        if value == "all":
-            return "all"
-        return int(click.IntRange(1).convert(value, param, ctx))
-
-
 def variance_option(command: Any) -> Any:
     """--variance of the reverse process."""
     return click.option(
@@ -60,7 +48,7 @@ def variance_option(command: Any) -> Any:
 @data_options
 @click.option(
     "--timesteps",
-    type=_Timesteps(),
+    type=Timesteps(),
     default=100,
     show_default=True,
     help="Network calls an image to estimate the T-step bound with, or `all`.",
