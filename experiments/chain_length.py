@@ -49,7 +49,7 @@ def bounds(source, pixels, steps):
 @click.option("--ckpt", type=click.Path(path_type=Path))
 @click.option("--data", default="sample", show_default=True)
 @click.option("--limit", type=int, default=64, show_default=True)
-@click.option("--steps", default="10,25,50,100,1000", show_default=True)
+@click.option("--steps", default="8,10,25,50,100,1000", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("chain_length"))
 def main(ckpt, data, limit, steps, out):
     out.mkdir(parents=True, exist_ok=True)
