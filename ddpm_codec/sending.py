@@ -30,6 +30,7 @@ from ddpm_codec.entropy import BitReader, BitWriter
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.gaussian import DiagonalGaussian
 from ddpm_codec.ledger import Ledger, Step
+from ddpm_codec.parallel import parallel_map
 from ddpm_codec.pixel_code import encode_pixels
 from ddpm_codec.relative_entropy import Gaussian, Ideal
 from ddpm_codec.shared_randomness import SharedRandomness
@@ -224,11 +225,15 @@ def _step_batch(
     q = codec.model.posterior(x_0[active][going], part.x_t, part.t, s[going])
     q, p = DiagonalGaussian(to_bands(q.mean), q.variance), part.p(s[going])
     samples = to_bands(part.x_0_hat)
-    for at, row in enumerate(going.tolist()):
-        job, t, (to, jump) = jobs[active[row]], int(part.t[at]), choices[row]
-        planes = job.header.planes
-        rows = gaussian_row(q, at, planes), gaussian_row(p, at, planes)
-        sample = job.send(t, to, jump, codec.sigma_q(t, to), *rows)
+
+    def code(at: int) -> np.ndarray | None:
+        job, to = jobs[active[going[at]]], choices[going[at]]
+        rows = (gaussian_row(gaussian, at, job.header.planes) for gaussian in (q, p))
+        return job.send(int(part.t[at]), *to, codec.sigma_q(int(part.t[at]), to[0]), *rows)
+
+    for at, sample in enumerate(parallel_map(code, range(len(going)))):
+        row = int(going[at])
+        job, to = jobs[active[row]], choices[row][0]
         if sample is None:
             s[row] = 0
         else:

@@ -8,7 +8,7 @@ import pytest
 import ddpm_codec
 
 FLOORS = [
-    {"units", "errors", "files", "distributed"},
+    {"units", "errors", "files", "distributed", "parallel"},
     {"configuration", "schedule", "gaussian", "discretized", "bands", "unet_config"},
     {
         "layers",

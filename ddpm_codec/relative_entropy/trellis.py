@@ -15,6 +15,7 @@ import numpy as np
 
 from ddpm_codec.entropy import BitReader, BitWriter, IntegerCode
 from ddpm_codec.errors import ConfigError, Corrupt
+from ddpm_codec.parallel import parallel_map
 from ddpm_codec.prefix import Nearby
 from ddpm_codec.relative_entropy.protocol import (
     Coded,
@@ -49,6 +50,10 @@ MOST_NEW_BITS = 4
 MOST_BLOCK_BITS = 2048
 MOST_PACKET_BITS = 1 << 26
 _MOST_BITS_A_DIMENSION = 16
+
+
+Block = tuple[Indices, Floats, int, int]
+"""Dimensions in stage order, fresh signs, first bits, further stages."""
 
 
 def _sizes() -> tuple[int, ...]:
@@ -142,13 +147,18 @@ class Trellis:
         side, ratio = message.bits, LogRatio.of(q, p)
         table = planes(shared.key, self.kappa)
         blocks = self._layout(shared, step, q.dims, self.sizes[rank])
-        for dims, signs, first_bits, stages in blocks:
+
+        def search(block: Block) -> int:
+            dims, signs, first_bits, stages = block
             linear = ratio.rho[dims] * ratio.delta[dims] * signs
             quadratic = 0.5 * (1 - ratio.rho[dims] ** 2)
             edges = stage_edges(len(dims), first_bits, stages, self.new_bits)
             metrics = stage_metrics(linear, quadratic, edges, table, self.kappa)
-            path = viterbi(metrics, self.kappa, first_bits, self.new_bits)
-            message.write(path_word(path, self.new_bits), first_bits + self.new_bits * stages)
+            return path_word(viterbi(metrics, self.kappa, first_bits, self.new_bits), self.new_bits)
+
+        words = parallel_map(search, blocks)
+        for word, (_, _, first_bits, stages) in zip(words, blocks, strict=True):
+            message.write(word, first_bits + self.new_bits * stages)
         x = send(self, p, shared, step, message, writer)
         return Coded(x, total, message.bits - side, side, projection(q, p, x), len(blocks))
 
@@ -181,9 +191,7 @@ class Trellis:
         sizes = [size * (i + 1) // count - size * i // count for i in range(count)]
         return [(min(n, self.kappa), max(0, n - self.kappa) // self.new_bits) for n in sizes]
 
-    def _layout(
-        self, shared: SharedRandomness, step: int, dims: int, size: int
-    ) -> list[tuple[Indices, Floats, int, int]]:
+    def _layout(self, shared: SharedRandomness, step: int, dims: int, size: int) -> list[Block]:
         """(dimensions in stage order, fresh signs, first bits, further stages) of each block."""
         order = shared.permutation(DEAL, block_address(step, 0), dims)
         bits = shared.integers(SIGNS, block_address(step, 0), dims, 2)
