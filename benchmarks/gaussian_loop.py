@@ -69,7 +69,7 @@ def model_of(schedule, lambda_, variance):
     by_band = np.array([by_band[0], *by_band])
     mse = by_band.mean(axis=1)
     share = (by_band / mse[:, None]).astype(np.float16)
-    table = Calibration(mse, np.ones(len(mse)), share, share)
+    table = Calibration(mse, np.ones(len(mse)), share, share, 0 * share)
     return DiffusionModel(ExactDenoiser(schedule, lambda_), schedule, "x_0", variance, table)
 
 

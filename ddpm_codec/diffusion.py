@@ -45,14 +45,16 @@ class Calibration:
     `x_0_mse` (T+1,): E|x_0 - x_0_hat|^2 / D. `head_scale` (T+1,): the mean of squared error
     over the variance that the model's log-variance head predicts; 1 without a head.
     For the coefficients r of `to_bands(x_0 - x_0_hat)`, by band, (T+1, 64 C) float16:
-    `band_share`: E[r^2] / x_0_mse; `band_ratio`: E[r^2 / v], v the mean over the 8x8 block of the
-    head's variance times head_scale, or x_0_mse without a head. Index 0 is not used.
+    `band_share`: E[r^2] / x_0_mse; `band_ratio` and `band_power`: the c and g of the likeliest
+    variance c x_0_mse (v / x_0_mse)^g of r, v the mean over the 8x8 block of the head's variance
+    times head_scale; g is 0 without a head. Index 0 is not used.
     """
 
     x_0_mse: Array
     head_scale: Array
     band_share: npt.NDArray[np.float16]
     band_ratio: npt.NDArray[np.float16]
+    band_power: npt.NDArray[np.float16]
 
 
 class Estimate(NamedTuple):
@@ -147,21 +149,28 @@ class DiffusionModel:
         """What a measured variance rule expects of to_bands(x_0 - x_0_hat)^2; broadcasts to
         (N,C,H,W).
 
-        one_number: E|x_0 - x_0_hat|^2 / D at t; band: a number a band; calibrated: that times the
-        scale that the head predicts for the 8x8 block.
+        one_number: E|x_0 - x_0_hat|^2 / D at t; band: a number a band; calibrated: a number a band
+        times a power of the scale that the head predicts for the 8x8 block.
         """
         x_0_hat, calibration = estimate.x_0_hat, self.calibration
         assert calibration is not None
         mse = broadcast(calibration.x_0_mse, t, x_0_hat)
         if self.variance == "one_number":
             return mse
-        table = calibration.band_share if self.variance == "band" else calibration.band_ratio
-        by_band = torch.from_numpy(table[t.cpu().numpy()]).to(x_0_hat)
-        pattern = by_band[:, band_index(*x_0_hat.shape[1:]).to(x_0_hat.device)]
-        if self.variance == "band" or estimate.x_0_variance is None:
-            return pattern * mse
-        scale = broadcast(calibration.head_scale, t, x_0_hat)
-        return pattern * block_means(estimate.x_0_variance) * scale
+        index = band_index(*x_0_hat.shape[1:]).to(x_0_hat.device)
+
+        def pattern(table: npt.NDArray[np.float16]) -> Tensor:
+            return torch.from_numpy(table[t.cpu().numpy()]).to(x_0_hat)[:, index]
+
+        if self.variance == "band":
+            return pattern(calibration.band_share) * mse
+        ratio = pattern(calibration.band_ratio) * mse
+        if estimate.x_0_variance is None:
+            return ratio
+        scale = broadcast(calibration.head_scale, t, x_0_hat) / mse
+        return ratio * (block_means(estimate.x_0_variance) * scale) ** pattern(
+            calibration.band_power
+        )
 
     def reverse_excess(self, estimate: Estimate, t: Tensor, s: Tensor) -> Tensor:
         """e = (sigma^2 - beta_tilde) / beta_tilde of p_theta(x_s | x_t), 1 <= s < t, for each of

@@ -29,7 +29,7 @@ class ExactDenoiser:
 def white_calibration(x_0_mse: np.ndarray, channels: int = 1) -> Calibration:
     """The calibration of errors that are white, (T+1,) each."""
     flat = np.ones((len(x_0_mse), 64 * channels), dtype=np.float16)
-    return Calibration(x_0_mse, np.ones(len(x_0_mse)), flat, flat)
+    return Calibration(x_0_mse, np.ones(len(x_0_mse)), flat, flat, 0 * flat)
 
 
 def betas_even_in_log_snr(steps: int, log_snr_1: float, log_snr_T: float) -> np.ndarray:
