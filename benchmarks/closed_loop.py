@@ -29,6 +29,7 @@ from ddpm_codec.sending import psnr_db, send
 from ddpm_codec.units import NATS_PER_BIT, from_uint8, to_uint8
 
 POINTS_BITS = (300, 1000, 3000)
+PICTURES_A_CALL = 16
 RUNS = {  # name: backend, parameter, rate of constant-rate stepping
     "trellis 16": ("trellis", 16, 0),
     "trellis 18": ("trellis", 18, 0),
@@ -62,6 +63,22 @@ def picture_mse(pixels, x_0_hat):
     return ((to_uint8(x_0_hat).double() - pixels.double()) ** 2).mean(dim=(1, 2, 3)).numpy()
 
 
+def ideal_walk(model, pixels, generator, bits, mse):
+    """One walk; its bits and errors are added to (T, n) `bits` and `mse`."""
+    T, x_0, spent = model.schedule.T, from_uint8(pixels), np.zeros(len(pixels))
+    x_T = torch.randn(x_0.shape, generator=generator)
+    walk = reverse_chain(model, x_T, torch.full((len(x_0),), T))
+    step = next(walk)
+    for row in range(T):
+        bits[row] += spent
+        mse[row] += picture_mse(pixels, step.x_0_hat)
+        if row == T - 1:
+            break
+        s = step.t - 1
+        spent = spent + step_kl_nats(model, step.estimate, x_0, step.t, s).numpy() / NATS_PER_BIT
+        step = walk.send((s, model.posterior(x_0, step.x_t, step.t, s).sample(generator)))
+
+
 def ideal_walks(model, pixels, walks, path):
     """(bits, mse), each (T, N): the mean over the walks at t = T..1 of the KL until x_t, and of
     the error of x_0_hat(x_t)."""
@@ -70,22 +87,11 @@ def ideal_walks(model, pixels, walks, path):
         return kept["bits"], kept["mse"]
     T, generator = model.schedule.T, torch.Generator().manual_seed(0)
     bits, mse = np.zeros((2, T, len(pixels)))
-    for _ in range(walks):
-        x_0 = from_uint8(pixels)
-        walk = reverse_chain(model, torch.randn(x_0.shape, generator=generator),
-                             torch.full((len(x_0),), T))  # fmt: skip
-        step, spent = next(walk), np.zeros(len(pixels))
-        for row in range(T):
-            bits[row] += spent / walks
-            mse[row] += picture_mse(pixels, step.x_0_hat) / walks
-            if row == T - 1:
-                break
-            s = step.t - 1
-            spent = (
-                spent + step_kl_nats(model, step.estimate, x_0, step.t, s).numpy() / NATS_PER_BIT
-            )
-            q = model.posterior(x_0, step.x_t, step.t, s)
-            step = walk.send((s, q.sample(generator)))
+    for first in range(0, len(pixels), PICTURES_A_CALL):
+        part = slice(first, first + PICTURES_A_CALL)
+        for _ in range(walks):
+            ideal_walk(model, pixels[part], generator, bits[:, part], mse[:, part])
+    bits, mse = bits / walks, mse / walks
     np.savez(path, bits=bits, mse=mse)
     return bits, mse
 

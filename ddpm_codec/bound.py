@@ -21,8 +21,9 @@ from ddpm_codec.units import HALF_RANGE_255, from_uint8, nats_to_bpd
 
 Progress = Callable[[int], object]
 
-BATCH_PIXELS = 1 << 17
-"""Pixels in one network call."""
+BATCH_PIXELS = 1 << 14
+"""Pixels in one network call: few enough for the activations of `small` to stay in a CPU's cache,
+which on two cores makes a call of 16 patches 1.6 times as fast a patch as one of 128."""
 
 
 class Work(NamedTuple):
