@@ -24,6 +24,7 @@ Progress = Callable[[int], object]
 BATCH_PIXELS = 1 << 14
 """Pixels in one network call: few enough for the activations of `small` to stay in a CPU's cache,
 which on two cores makes a call of 16 patches 1.6 times as fast a patch as one of 128."""
+_GPU_BATCH_PIXELS = 1 << 18
 
 
 class Work(NamedTuple):
@@ -151,7 +152,8 @@ def evaluate(
     `workers` draw all of it and take turns with the batches.
     """
     dims = pixels[0].numel()
-    size = max(1, BATCH_PIXELS // pixels[0, 0].numel())
+    most = _GPU_BATCH_PIXELS if workers.device.type == "cuda" else BATCH_PIXELS
+    size = max(1, most // pixels[0, 0].numel())
     values = np.zeros((3, len(work.t)))
     for number, start in enumerate(range(0, len(work.t), size)):
         part = slice(start, start + size)
