@@ -20,7 +20,8 @@ from ddpm_codec.schedule import Array, Indices
 from ddpm_codec.units import from_uint8
 
 _LEAST_ERROR = 1e-12
-_POWERS = np.arange(0, 1.51, 0.125)
+_POWER_STEP = 0.125
+_POWERS: Array = np.linspace(0, 12 * _POWER_STEP, 13)
 _VALIDATION_GRID = 32
 _VALIDATION_CALLS = 32
 
@@ -75,7 +76,6 @@ def _errors(
     """At t, a row of every table, from one set of calls."""
     images, channels = pixels.shape[:2]
     bands = band_index(*pixels.shape[1:]).flatten()
-    powers = torch.from_numpy(_POWERS)[:, None, None, None, None]
     sums = torch.zeros(len(_POWERS), band_count(channels), dtype=torch.float64)
     logs, squared, scaled = torch.zeros_like(sums[0]), 0.0, 0.0
     for batch in pixels.split(max(1, BATCH_PIXELS // pixels[0, 0].numel())):
@@ -89,9 +89,10 @@ def _errors(
         if estimate.x_0_variance is not None:
             scaled += float((error2 / estimate.x_0_variance).sum(dtype=torch.float64))
             log_v = block_means(estimate.x_0_variance).double().log().expand_as(x_0)
-        for row, power in zip(sums, powers, strict=True):
-            relative = coefficients2 * torch.exp(-power * log_v)
+        relative, step = coefficients2, torch.exp(-_POWER_STEP * log_v)
+        for row in sums:
             row.index_add_(0, bands, relative.sum(dim=0).flatten())
+            relative = relative * step
         logs.index_add_(0, bands, log_v.sum(dim=0).flatten())
         if progress is not None:
             progress(len(batch))
