@@ -28,6 +28,8 @@ from ddpm_codec.optimizers import OptimizerName
 from ddpm_codec.plots import plot_training
 from ddpm_codec.training import TRAINING_PRESETS, Trainer, TrainingLog, bfloat16_is_faster
 
+VALIDATION_CROPS = 256
+
 
 @click.command()
 @click.option("--data", type=FilePath, required=True,
@@ -199,4 +201,4 @@ def _bfloat16_is_faster(workers: Workers) -> bool:
 
 
 def _validation_crops(folder: Path, side: int) -> Tensor:
-    return PhotoCrops(folder, side).draw(256, torch.Generator().manual_seed(0))
+    return PhotoCrops(folder, side).draw(VALIDATION_CROPS, torch.Generator().manual_seed(0))
