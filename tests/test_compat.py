@@ -36,7 +36,7 @@ class Remembering:
 
 @pytest.mark.parametrize("variance", ["beta", "beta_tilde", "learned"])
 def test_every_term_agrees_with_openais(pixels, variance):
-    """To 1e-5 bits/dim, x_t and eps alike; x_0_hat is clipped for about a third of the values."""
+    """To 1e-5 bits/dim (L_0: 1e-4), x_t and eps alike; x_0_hat is clipped for about a third of the values."""
     learns = variance == "learned"
     source = random_checkpoint(replace(TINY, variance_head="range" if learns else "error"))
     exact = source.model(variance)
@@ -61,7 +61,9 @@ def test_every_term_agrees_with_openais(pixels, variance):
         v = 2 * fraction.double().numpy()[0] - 1 if learns else None
         expected = theirs.term_bpd(*parts, t - 1, v)
         ours = bound.terms.nats[row] / bound.dims / np.log(2)
-        assert ours == pytest.approx(expected, abs=1e-5, rel=1e-5)
+        # Their float32 tanh cancels in the tails of L_0, differently on every run.
+        close = 1e-4 if t == 1 else 1e-5
+        assert ours == pytest.approx(expected, abs=close, rel=close)
     assert clipped > 0.05
     prior = [theirs.prior_bpd(x.double().numpy()) for x in x_0]
     np.testing.assert_allclose(bound.prior_nats / bound.dims / np.log(2), prior, atol=1e-7)
