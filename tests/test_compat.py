@@ -36,7 +36,7 @@ class Remembering:
 
 @pytest.mark.parametrize("variance", ["beta", "beta_tilde", "learned"])
 def test_every_term_agrees_with_openais(pixels, variance):
-    """To 1e-5 bits/dim (L_0: 1e-4), x_t and eps alike; x_0_hat is clipped for about a third of the values."""
+    """To 1e-5 bits/dim (L_0: 1e-4), x_t and eps alike; a third of x_0_hat is clipped."""
     learns = variance == "learned"
     source = random_checkpoint(replace(TINY, variance_head="range" if learns else "error"))
     exact = source.model(variance)
