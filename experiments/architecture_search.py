@@ -63,7 +63,7 @@ VARIANTS = {
     "gated, 192 channels, 2 blocks": (replace(GATED, channels=192, blocks=2), MUON),
     "gated, unshuffle x4": (replace(GATED, channels=256, patch=4), MUON),
 }
-"""In the order in which they were tried: each round varies the best of the one before."""
+"""Each round varies the best of the one before. Not all were run: see docs/model.md."""
 VALIDATE_SECONDS = 240
 
 

@@ -10,28 +10,10 @@ from ddpm_codec.bound import evaluate_bound
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.discretized import DiscretizedGaussian, TanhGaussian
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.unet import Prediction
 from ddpm_codec.units import from_uint8
 
 from .conftest import TINY, random_checkpoint
 from .oracles.openai import OpenAIBound
-
-
-class Remembering:
-    """A denoiser that keeps what it said: float32 convolutions on several threads don't round alike
-    twice, and a narrow decoder turns that into 1e-4 bits/dim."""
-
-    def __init__(self, denoiser):
-        self.denoiser, self.said = denoiser, []
-
-    def __call__(self, x_t, t):
-        self.said.append(self.denoiser(x_t, t))
-        return self.said[-1]
-
-    def row(self, row):
-        """What it said of one picture, as a denoiser."""
-        first, second = (torch.cat(parts)[row : row + 1] for parts in zip(*self.said, strict=True))
-        return lambda x_t, t: Prediction(first, second)
 
 
 @pytest.mark.parametrize("variance", ["beta", "beta_tilde", "learned"])
@@ -40,8 +22,7 @@ def test_every_term_agrees_with_openais(pixels, variance):
     learns = variance == "learned"
     source = random_checkpoint(replace(TINY, variance_head="range" if learns else "error"))
     exact = source.model(variance)
-    network = Remembering(exact.denoiser)
-    model = replace(exact, denoiser=network, convention="openai")
+    model = replace(exact, convention="openai")
     bound = evaluate_bound(model, pixels, torch.Generator().manual_seed(0))
     theirs = OpenAIBound(model.schedule.beta[1:], variance)
     x_0, generator = from_uint8(pixels), torch.Generator().manual_seed(0)
@@ -52,8 +33,7 @@ def test_every_term_agrees_with_openais(pixels, variance):
         image, t = int(work.image[row]), int(work.t[row])
         t_ = torch.tensor([t])
         x_t = model.q_sample(x_0[image : image + 1], t_, noise[row : row + 1])
-        same = replace(exact, denoiser=network.row(row))
-        x_0_hat, _, fraction = same.estimate(x_t, t_)
+        x_0_hat, _, fraction = exact.estimate(x_t, t_)
         clipped = max(clipped, float((x_0_hat.abs() > 1).float().mean()))
         a = model.schedule.alpha_bar[t]
         eps = (x_t - np.sqrt(a) * x_0_hat) / np.sqrt(1 - a)
@@ -61,7 +41,7 @@ def test_every_term_agrees_with_openais(pixels, variance):
         v = 2 * fraction.double().numpy()[0] - 1 if learns else None
         expected = theirs.term_bpd(*parts, t - 1, v)
         ours = bound.terms.nats[row] / bound.dims / np.log(2)
-        # Their float32 tanh cancels in the tails of L_0, differently on every run.
+        # L_0 in float32, as they have it, is off by up to 2e-5 on some runs.
         close = 1e-4 if t == 1 else 1e-5
         assert ours == pytest.approx(expected, abs=close, rel=close)
     assert clipped > 0.05
