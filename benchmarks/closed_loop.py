@@ -9,7 +9,9 @@ those of the packets, side information included; header and checksum are listed 
 yardstick's walks are kept in DIR.
 """
 
+import os
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import click
@@ -63,37 +65,43 @@ def picture_mse(pixels, x_0_hat):
     return ((to_uint8(x_0_hat).double() - pixels.double()) ** 2).mean(dim=(1, 2, 3)).numpy()
 
 
-def ideal_walk(model, pixels, generator, bits, mse):
-    """One walk; its bits and errors are added to (T, n) `bits` and `mse`."""
+def ideal_walk(job):
+    """One walk of some pictures in a process of its own, on one thread: two (T, n) tables, the KL
+    until x_t and the squared error of x_0_hat(x_t), at t = T..1; kept in `path`."""
+    ckpt, bfloat16, pixels, seed, path = job
+    if path.exists():
+        return np.load(path)
+    torch.set_num_threads(1)
+    source = load(ckpt) if ckpt else load_bundled()
+    model, generator = source.model("calibrated", bfloat16=bfloat16), torch.Generator()
     T, x_0, spent = model.schedule.T, from_uint8(pixels), np.zeros(len(pixels))
-    x_T = torch.randn(x_0.shape, generator=generator)
+    tables = np.zeros((2, T, len(pixels)))
+    x_T = torch.randn(x_0.shape, generator=generator.manual_seed(seed))
     walk = reverse_chain(model, x_T, torch.full((len(x_0),), T))
     step = next(walk)
     for row in range(T):
-        bits[row] += spent
-        mse[row] += picture_mse(pixels, step.x_0_hat)
+        tables[:, row] = spent, picture_mse(pixels, step.x_0_hat)
         if row == T - 1:
             break
         s = step.t - 1
         spent = spent + step_kl_nats(model, step.estimate, x_0, step.t, s).numpy() / NATS_PER_BIT
         step = walk.send((s, model.posterior(x_0, step.x_t, step.t, s).sample(generator)))
+    np.save(path, tables)
+    return tables
 
 
-def ideal_walks(model, pixels, walks, path):
-    """(bits, mse), each (T, N): the mean over the walks at t = T..1 of the KL until x_t, and of
-    the error of x_0_hat(x_t)."""
-    if path.exists():
-        kept = np.load(path)
-        return kept["bits"], kept["mse"]
-    T, generator = model.schedule.T, torch.Generator().manual_seed(0)
-    bits, mse = np.zeros((2, T, len(pixels)))
-    for first in range(0, len(pixels), PICTURES_A_CALL):
-        part = slice(first, first + PICTURES_A_CALL)
-        for _ in range(walks):
-            ideal_walk(model, pixels[part], generator, bits[:, part], mse[:, part])
-    bits, mse = bits / walks, mse / walks
-    np.savez(path, bits=bits, mse=mse)
-    return bits, mse
+def ideal_walks(ckpt, bfloat16, pixels, walks, out):
+    """(bits, mse), each (T, N): means over the walks."""
+    parts = pixels.split(PICTURES_A_CALL)
+    jobs = [
+        (ckpt, bfloat16, part, walk * len(parts) + number, out / f"ideal_{number}_{walk}.npy")
+        for number, part in enumerate(parts)
+        for walk in range(walks)
+    ]
+    with get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
+        tables = pool.map(ideal_walk, jobs, chunksize=1)
+    by_part = [np.mean(tables[i : i + walks], axis=0) for i in range(0, len(jobs), walks)]
+    return np.concatenate(by_part, axis=2)
 
 
 def ideal_bits_at(psnr, bits, mse):
@@ -170,8 +178,7 @@ def main(ckpt, data, limit, walks, runs, slow_limit, bfloat16, out):
     out.mkdir(parents=True, exist_ok=True)
     source = load(ckpt) if ckpt else load_bundled()
     codec, pixels = ProgressiveCodec(source), load_batch(data, limit)
-    yardstick = source.model("calibrated", bfloat16=bfloat16)
-    bits, mse = ideal_walks(yardstick, pixels, walks, out / "ideal.npz")
+    bits, mse = ideal_walks(ckpt, bfloat16, pixels, walks, out)
     dims, table = pixels[0].numel(), []
     exact = np.mean(
         [plan_mse([s.ledger for s in send(codec, pixels, None, "ideal", seed=seed)])
