@@ -1,16 +1,16 @@
-"""A denoiser with a clock, for the benchmarks beside it."""
+"""A function with a clock, for the benchmarks beside it."""
 
 import time
 
 
 class Clocked:
-    """A denoiser that adds up the seconds spent inside."""
+    """A function (a denoiser, say) that adds up the seconds spent inside."""
 
-    def __init__(self, denoiser):
-        self.denoiser, self.seconds = denoiser, 0.0
+    def __init__(self, function):
+        self.function, self.seconds = function, 0.0
 
-    def __call__(self, x_t, t):
+    def __call__(self, *arguments):
         began = time.perf_counter()
-        result = self.denoiser(x_t, t)
+        result = self.function(*arguments)
         self.seconds += time.perf_counter() - began
         return result

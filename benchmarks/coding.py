@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from clocked import Clocked
 
+from ddpm_codec import receiving
 from ddpm_codec.bound import evaluate_bound
 from ddpm_codec.checkpoint import load, load_bundled
-from ddpm_codec.codec import ProgressiveCodec
+from ddpm_codec.codec import ProgressiveCodec, make_coder
 from ddpm_codec.data import load_batch
 from ddpm_codec.receiving import Receiver
 from ddpm_codec.sending import Target, send
@@ -36,9 +37,21 @@ def clocked_codec(ckpt):
     return codec, clock
 
 
+class Decoder:
+    """A coder as the receiver uses it, under a clock."""
+
+    def __init__(self, coder, clock):
+        self.coder, self.clock = coder, clock
+
+    def sample(self, *arguments):
+        return self.clock(self.coder, *arguments)
+
+
 def receive_all(ckpt, folder):
     """In a process of its own: receive every stream and compare with the pixels beside it."""
     codec, clock = clocked_codec(ckpt)
+    decoder = Clocked(lambda coder, *arguments: coder.sample(*arguments))
+    receiving.make_coder = lambda *header: Decoder(make_coder(*header), decoder)
     equal, began = 0, time.perf_counter()
     paths = sorted(folder.glob("*.ddpm"))
     for path in paths:
@@ -46,9 +59,10 @@ def receive_all(ckpt, folder):
         list(receiver.feed(path.read_bytes()))
         equal += np.array_equal(receiver.close().numpy(), np.load(path.with_suffix(".npy")))
     seconds = (time.perf_counter() - began) / len(paths)
-    network = clock.seconds / len(paths)
+    network, words = clock.seconds / len(paths), decoder.seconds / len(paths)
     print(f"received in another process: {equal} of {len(paths)} with every pixel equal; "
-          f"{network:.3f} s network + {seconds - network:.3f} s the rest a patch")  # fmt: skip
+          f"{network:.3f} s network + {words:.3f} s decoder + {seconds - network - words:.3f} s "
+          "the rest a patch")  # fmt: skip
 
 
 def mean(values):
