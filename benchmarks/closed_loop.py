@@ -233,7 +233,11 @@ def main(ckpt, data, limit, walks, runs, slow_limit, bfloat16, out):
                 np.mean([255**2 / 10 ** (p / 10) for _, p in walk], axis=0)
             )
             axes.plot(
-                np.mean([b for b, _ in walk], axis=0) / dims, mean_psnr, ".-", lw=1, label=name
+                np.mean([b for b, _ in walk], axis=0) / dims,
+                mean_psnr,
+                ".-",
+                lw=1,
+                label=f"{name}, {len(some)} pictures",
             )
         pd.DataFrame(table).to_csv(out / "closed_loop.csv", index=False)
     axes.set(xlabel="rate on disk (bits/dim)", ylabel="PSNR of x_0_hat (dB)", xlim=(0, None))
