@@ -9,6 +9,7 @@ those of the packets, side information included; header and checksum are listed 
 yardstick's walks are kept in DIR.
 """
 
+import hashlib
 import os
 import time
 from multiprocessing import get_context
@@ -26,6 +27,7 @@ from ddpm_codec.checkpoint import load, load_bundled
 from ddpm_codec.codec import ProgressiveCodec
 from ddpm_codec.data import load_batch
 from ddpm_codec.diffusion import reverse_chain
+from ddpm_codec.files import atomic
 from ddpm_codec.ledger import Ledger, Step
 from ddpm_codec.sending import psnr_db, send
 from ddpm_codec.units import NATS_PER_BIT, from_uint8, to_uint8
@@ -66,8 +68,8 @@ def picture_mse(pixels, x_0_hat):
 
 
 def ideal_walk(job):
-    """One walk of some pictures in a process of its own, on one thread: two (T, n) tables, the KL
-    until x_t and the squared error of x_0_hat(x_t), at t = T..1; kept in `path`."""
+    """One walk of n pictures in a process of its own, on one thread: (2, T, n), at t = T..1 the KL
+    until x_t in bits and the squared error of x_0_hat(x_t) in 0..255 units; kept in `path`."""
     ckpt, bfloat16, pixels, seed, path = job
     if path.exists():
         return np.load(path)
@@ -86,18 +88,26 @@ def ideal_walk(job):
         s = step.t - 1
         spent = spent + step_kl_nats(model, step.estimate, x_0, step.t, s).numpy() / NATS_PER_BIT
         step = walk.send((s, model.posterior(x_0, step.x_t, step.t, s).sample(generator)))
-    np.save(path, tables)
+    with atomic(path) as partial, partial.open("wb") as file:
+        np.save(file, tables)
     return tables
 
 
+def walk_name(source, bfloat16, pixels, seed):
+    """The name under which a walk is kept: another model or other pictures have another one."""
+    digest = hashlib.sha256(f"{source.hash} {bfloat16} {seed}".encode() + pixels.numpy().tobytes())
+    return f"ideal_{digest.hexdigest()[:16]}.npy"
+
+
 def ideal_walks(ckpt, bfloat16, pixels, walks, out):
-    """(bits, mse), each (T, N): means over the walks."""
-    parts = pixels.split(PICTURES_A_CALL)
-    jobs = [
-        (ckpt, bfloat16, part, walk * len(parts) + number, out / f"ideal_{number}_{walk}.npy")
-        for number, part in enumerate(parts)
-        for walk in range(walks)
-    ]
+    """(bits, mse), each (T, N): those of `ideal_walk`, means over the walks."""
+    source, parts = load(ckpt) if ckpt else load_bundled(), pixels.split(PICTURES_A_CALL)
+    jobs = []
+    for number, part in enumerate(parts):
+        for walk in range(walks):
+            seed = walk * len(parts) + number
+            path = out / walk_name(source, bfloat16, part, seed)
+            jobs.append((ckpt, bfloat16, part, seed, path))
     with get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         tables = pool.map(ideal_walk, jobs, chunksize=1)
     by_part = [np.mean(tables[i : i + walks], axis=0) for i in range(0, len(jobs), walks)]
@@ -107,7 +117,7 @@ def ideal_walks(ckpt, bfloat16, pixels, walks, out):
 def ideal_bits_at(psnr, bits, mse):
     """The ideal coder's bits for a PSNR, one picture: between its points, beyond the last along
     the slope of the last two decibels."""
-    curve = np.maximum.accumulate(20 * np.log10(255) - 10 * np.log10(np.maximum(mse, 1e-3)))
+    curve = np.maximum.accumulate(psnr_of(np.maximum(mse, 1e-3)))
     keep = np.concatenate([[True], np.diff(curve) > 0])
     x, y = curve[keep], bits[keep]
     if psnr <= x[-1]:
@@ -165,6 +175,60 @@ def overhead(real, ideal):
     return ratio, float(np.sqrt((len(real) - 1) * np.mean((left_out - left_out.mean()) ** 2)))
 
 
+def psnr_of(mse):
+    """dB of a squared error in 0..255 units."""
+    return 20 * np.log10(255) - 10 * np.log10(mse)
+
+
+def ledgers_of(codec, pixels, backend, parameter, rate):
+    """What one coder does with the pictures."""
+    if backend == "diffc":
+        return reference_walk(codec, pixels, DiffCLike())
+    return [s.ledger for s in send(codec, pixels, None, backend, parameter, rate_bits=rate)]
+
+
+def bits_row(ledgers, bits, mse):
+    """Where the bits go, and the overhead at every budget."""
+    steps = [s for x in ledgers for s in x.steps]
+    row = {
+        "packets": len(steps) / len(ledgers),
+        "side bits": sum(s.side_bits for s in steps) / len(ledgers),
+        "frame bits": np.mean([x.header_bits + x.checksum_bits for x in ledgers]),
+    }
+    for budget, (real, ideal) in compare(ledgers, bits, mse).items():
+        label = "t = 1" if budget is None else f"{budget} bits"
+        value, error = overhead(real, ideal)
+        row[f"over, {label}"] = f"{100 * value:+.1f} +- {100 * error:.1f} %"
+    psnr = np.array([steps_of(x)[1][-1] for x in ledgers])
+    difference = psnr - psnr_of(mse[-1, : len(ledgers)])
+    effective = sum(s.kl_bits * s.projection**2 for s in steps)
+    words, kl = sum(s.spent_bits for s in steps), sum(s.kl_bits for s in steps)
+    return row | {
+        "PSNR over ideal's": f"{difference.mean():+.2f} dB",
+        "words over effective": f"{100 * (words / effective - 1):+.1f} %",
+        "KL over ideal's": f"{100 * (kl / bits[-1, : len(ledgers)].sum() - 1):+.1f} %",
+    }
+
+
+def rmse_row(name, timesteps, ledgers, exact, out):
+    """The error of x_0_hat against exact draws; every t of it in a file."""
+    ratio, error = rmse_ratios(ledgers, exact)
+    np.savetxt(out / f"rmse_{name.replace(' ', '_')}.csv",
+               np.stack([timesteps, ratio, error], axis=1), delimiter=",",
+               header="t,rmse_ratio,sem")  # fmt: skip
+    worst = int(np.argmax(np.abs(ratio - 1)))
+    text = f"{100 * (np.sqrt(np.mean((ratio - 1) ** 2))):.1f} % rms over t, at t = "
+    text += f"{timesteps[worst]} {100 * (ratio[worst] - 1):+.1f} +- {100 * error[worst]:.1f} %"
+    return {"RMSE over exact draws": text}
+
+
+def plot_walks(axes, name, ledgers):
+    """Mean PSNR over mean bits/dim after each packet."""
+    spent = np.mean([steps_of(x)[0] for x in ledgers], axis=0) / ledgers[0].dims
+    label = f"{name}, {len(ledgers)} pictures"
+    axes.plot(spent, psnr_of(plan_mse(ledgers).mean(axis=1)), ".-", lw=1, label=label)
+
+
 @click.command()
 @click.option("--ckpt", type=click.Path(path_type=Path))
 @click.option("--data", default="sample", show_default=True)
@@ -176,69 +240,33 @@ def overhead(real, ideal):
 @click.option("--out", type=click.Path(path_type=Path), default=Path("closed_loop"))
 def main(ckpt, data, limit, walks, runs, slow_limit, bfloat16, out):
     out.mkdir(parents=True, exist_ok=True)
-    source = load(ckpt) if ckpt else load_bundled()
-    codec, pixels = ProgressiveCodec(source), load_batch(data, limit)
+    codec, pixels = (
+        ProgressiveCodec(load(ckpt) if ckpt else load_bundled()),
+        load_batch(data, limit),
+    )
     bits, mse = ideal_walks(ckpt, bfloat16, pixels, walks, out)
-    dims, table = pixels[0].numel(), []
     exact = np.mean(
         [plan_mse([s.ledger for s in send(codec, pixels, None, "ideal", seed=seed)])
          for seed in range(walks)], axis=0,
     )  # fmt: skip
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    ideal_psnr = 20 * np.log10(255) - 10 * np.log10(mse.mean(axis=1))
-    axes.plot(bits.mean(axis=1) / dims, ideal_psnr, color="0.6", lw=3, label="ideal, every t")
+    axes.plot(bits.mean(axis=1) / pixels[0].numel(), psnr_of(mse.mean(axis=1)), color="0.6", lw=3,
+              label=f"ideal, every t, {len(pixels)} pictures")  # fmt: skip
+    table = []
     for name in runs.split(";"):
         backend, parameter, rate = RUNS[name]
         some = pixels[:slow_limit] if backend in ("pfr", "diffc") else pixels
         began = time.perf_counter()
-        if backend == "diffc":
-            ledgers = reference_walk(codec, some, DiffCLike())
-        else:
-            sent = send(codec, some, None, backend, parameter, rate_bits=rate)
-            ledgers = [s.ledger for s in sent]
+        ledgers = ledgers_of(codec, some, backend, parameter, rate)
         seconds = (time.perf_counter() - began) / len(some)
         row = {"coder": name, "pictures": len(some), "s a picture": seconds}
-        row["packets"] = np.mean([len(x.steps) for x in ledgers])
-        row["side bits"] = np.mean([sum(s.side_bits for s in x.steps) for x in ledgers])
-        row["frame bits"] = np.mean([x.header_bits + x.checksum_bits for x in ledgers])
-        for budget, (real, ideal) in compare(ledgers, bits, mse).items():
-            label = "t = 1" if budget is None else f"{budget} bits"
-            value, error = overhead(real, ideal)
-            row[f"over, {label}"] = f"{100 * value:+.1f} +- {100 * error:.1f} %"
-        psnr = np.array([steps_of(x)[1][-1] for x in ledgers])
-        own = 20 * np.log10(255) - 10 * np.log10(mse[-1, : len(some)])
-        row["PSNR over ideal's"] = f"{(psnr - own).mean():+.2f} dB"
-        spent = sum(sum(s.spent_bits for s in x.steps) for x in ledgers)
-        effective = sum(sum(s.kl_bits * s.projection**2 for s in x.steps) for x in ledgers)
-        kl = sum(sum(s.kl_bits for s in x.steps) for x in ledgers)
-        row["words over effective"] = f"{100 * (spent / effective - 1):+.1f} %"
-        row["KL over ideal's"] = f"{100 * (kl / bits[-1, : len(some)].sum() - 1):+.1f} %"
-        if not rate:
-            ratio, error = rmse_ratios(ledgers, exact)
-            worst = int(np.argmax(np.abs(ratio - 1)))
-            row["RMSE over exact draws"] = (
-                f"{100 * (np.sqrt(np.mean((ratio - 1) ** 2))):.1f} % rms over t, at t = "
-                f"{codec.plan.timesteps[1 + worst]} {100 * (ratio[worst] - 1):+.1f} "
-                f"+- {100 * error[worst]:.1f} %"
-            )
-            np.savetxt(out / f"rmse_{name.replace(' ', '_')}.csv",
-                       np.stack([codec.plan.timesteps[1:], ratio, error], axis=1), delimiter=",",
-                       header="t,rmse_ratio,sem")  # fmt: skip
+        row |= bits_row(ledgers, bits, mse)
+        if not rate:  # pictures then share their timesteps
+            row |= rmse_row(name, codec.plan.timesteps[1:], ledgers, exact, out)
+            plot_walks(axes, name, ledgers)
         table.append(row)
         text = [f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()]
         print("; ".join(text), flush=True)
-        if not rate:
-            walk = [steps_of(x) for x in ledgers]
-            mean_psnr = 20 * np.log10(255) - 10 * np.log10(
-                np.mean([255**2 / 10 ** (p / 10) for _, p in walk], axis=0)
-            )
-            axes.plot(
-                np.mean([b for b, _ in walk], axis=0) / dims,
-                mean_psnr,
-                ".-",
-                lw=1,
-                label=f"{name}, {len(some)} pictures",
-            )
         pd.DataFrame(table).to_csv(out / "closed_loop.csv", index=False)
     axes.set(xlabel="rate on disk (bits/dim)", ylabel="PSNR of x_0_hat (dB)", xlim=(0, None))
     axes.grid(alpha=0.3)

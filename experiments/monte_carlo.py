@@ -14,7 +14,6 @@ import math
 from pathlib import Path
 
 import click
-import numpy as np
 import pandas as pd
 import torch
 from chain_length import bounds
@@ -73,9 +72,9 @@ def main(ckpt, data, limit, out):
         left, right = nats_to_bpd(sampled, dims), nats_to_bpd(sum(closed[name]), dims)
         error = standard_error(left - right)
         rows.append({
-            "variance": name, "images": len(pixels), "eq_17_bpd": left.mean(),
-            "eq_22_bpd": right.mean(), "difference_bpd": (left - right).mean(),
-            "difference_sem": error, "errors_apart": np.abs((left - right).mean()) / error,
+            "variance": name, "images": len(pixels), "eq_17_bpd": float(left.mean()),
+            "eq_22_bpd": float(right.mean()), "difference_bpd": float((left - right).mean()),
+            "difference_bpd_sem": error, "errors_apart": abs(float((left - right).mean())) / error,
         })  # fmt: skip
         print(rows[-1], flush=True)
     pd.DataFrame(rows).to_csv(out / "monte_carlo.csv", index=False)
