@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ddpm_codec import layers
 from ddpm_codec.checkpoint import build_network
 from ddpm_codec.tiling import Tiled, cuts, receptive_radius
 from ddpm_codec.unet_config import PRESETS
@@ -50,6 +51,17 @@ def test_nothing_further_away_than_the_radius_matters(config):
         furthest = max(furthest, *(int((v - at).abs().max()) for v in (rows, columns)))
     assert furthest <= radius
     assert furthest > radius / 2  # a bound that is twice too large would waste work
+
+
+def test_strips_give_what_the_whole_gives(monkeypatch):
+    """A gated block takes large pictures in strips of rows that know their neighbours."""
+    network = network_of(CONFIGS["gated blocks"])
+    x = torch.randn(1, 3, 34, 14, generator=torch.Generator().manual_seed(0))
+    whole = network(x, torch.tensor([7]))
+    for cells in (1, 21, 35):  # 1, 3 and 5 rows of 7 cells
+        monkeypatch.setattr(layers, "CACHE_CELLS", cells)
+        for a, b in zip(whole, network(x, torch.tensor([7])), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (37, 91), (90, 3)])
