@@ -26,19 +26,13 @@ from ddpm_codec.checkpoint import load, load_bundled
 from ddpm_codec.tiling import Tiled
 from ddpm_codec.unet import parameter_count
 
-SHAPES = {"32x32, one": (1, 32, 32), "32x32, 64": (64, 32, 32), "768x512, one": (1, 512, 768)}
+SHAPES = {
+    "32x32, one": (1, 32, 32),
+    "32x32, 16": (16, 32, 32),  # what the toolkit's calls have at most
+    "32x32, 64": (64, 32, 32),
+    "768x512, one": (1, 512, 768),
+}
 NETWORKS = ("ddpm-codec", "ddpm-codec, bfloat16", "diffusers")
-
-
-class Half:
-    """A denoiser under bfloat16 autocast."""
-
-    def __init__(self, denoiser):
-        self.denoiser = denoiser
-
-    def __call__(self, x, t):
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.denoiser(x, t)
 
 
 def diffusers_network(parameters):
@@ -67,7 +61,7 @@ def network_of(name, ckpt):
         theirs = diffusers_network(parameter_count_of(ours.network))
         theirs = theirs.to(memory_format=torch.channels_last)
         return theirs, theirs
-    return (Half(ours) if name.endswith("bfloat16") else ours), ours.network
+    return Tiled(ours.network, bfloat16=name.endswith("bfloat16")), ours.network
 
 
 def parameter_count_of(network):

@@ -267,8 +267,10 @@ class TrainingLog:
             "validation_bpd": math.nan,
         }
 
-    def write(self, path: Path) -> None:
-        """Write the rows as CSV, atomically."""
+    def write(self, path: Path, trainer: Trainer) -> None:
+        """Write the rows and where the run is now as CSV, atomically."""
+        if not self.rows or self.rows[-1]["step"] != trainer.step:
+            self.rows.append(self._row(trainer))
         write_text(path, pd.DataFrame(self.rows).to_csv(index=False))
 
 

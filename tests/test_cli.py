@@ -143,6 +143,7 @@ def test_train_resume_calibrate_nll(run, photos, monkeypatch):
     result = run("train", "--data", photos, "--out", "d.safetensors", "--steps", 2, "--batch", 4,
                  "--init", "c.safetensors")  # fmt: skip
     assert "2 steps" in result.output
+    assert list(pd.read_csv("d.csv")["step"]) == [2]  # once an empty file for so short a run
     run("calibrate", "--ckpt", "c.safetensors", "--data", photos, "--limit", 3, "--half",
         "--out", "h.safetensors")  # fmt: skip
     assert Path("h.safetensors").stat().st_size < Path("c.safetensors").stat().st_size / 4

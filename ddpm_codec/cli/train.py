@@ -150,7 +150,7 @@ class _Run:
         if not self.leads:
             return
         checkpoint.save(self.trainer.checkpoint(), self.out)
-        self.log.write(self.out.with_suffix(".csv"))
+        self.log.write(self.out.with_suffix(".csv"), self.trainer)
         if len(self.log.rows) > 1:
             plot_training(pd.DataFrame(self.log.rows), self.out.with_suffix(".png"))
 
