@@ -93,17 +93,16 @@ def main(dims, draws, kl, out):
         coder = coder or Dithered(1, np.zeros(dims, dtype=int))
         for bits in map(int, kl.split(",")):
             rows.append({"coder": name} | measure(coder, bits, dims, draws))
-            print(" ".join(f"{k} {v:.3g}" if k != "coder" else v for k, v in rows[-1].items()))
+            print(" ".join(f"{k} {v:.3g}" if k != "coder" else v for k, v in rows[-1].items()),
+                  flush=True)  # fmt: skip
     table = pd.DataFrame(rows)
     table.to_csv(out / "relative_entropy.csv", index=False)
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, part in table.groupby("coder", sort=False):
         axes.plot(part["KL"], 100 * part["overhead"], marker="o", ms=4, label=name)
-    axes.set(
-        xscale="log", xlabel="KL (bits)", ylabel="spent over effective bits (%)", ylim=(0, 120)
-    )
+    axes.set(xscale="log", yscale="log", xlabel="KL (bits)", ylabel="spent over effective bits (%)")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(out / "relative_entropy.png", dpi=130)
 
 
