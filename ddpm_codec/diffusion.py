@@ -231,7 +231,9 @@ class ReverseStep:
     estimate: Estimate
 
     def at(self, images: Tensor) -> "ReverseStep":
-        """Where some of the images stand, by index (M,)."""
+        """Where some of the images stand, by index (M,); nothing is copied for all of them."""
+        if torch.equal(images, torch.arange(len(self.t))):
+            return self
         estimate = self.estimate.at(images)
         return ReverseStep(self.model, self.t[images], self.x_t[images], estimate)
 

@@ -12,6 +12,7 @@ The window of bits is a convolutional code; trellis-coded quantisation (Marcelli
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from ddpm_codec.entropy import BitReader, BitWriter, IntegerCode
 from ddpm_codec.errors import ConfigError, Corrupt
@@ -52,7 +53,7 @@ MOST_PACKET_BITS = 1 << 26
 _MOST_BITS_A_DIMENSION = 16
 
 
-Block = tuple[Indices, Floats, int, int]
+Block = tuple[Indices, npt.NDArray[np.int8], int, int]
 """Dimensions in stage order, fresh signs, first bits, further stages."""
 
 
@@ -144,9 +145,21 @@ class Trellis:
         total = float(kl_bits(q, p).sum())
         rank, message = self.packet_rank(total, q.dims), BitWriter()
         self.rank.write(message, rank)
-        side, ratio = message.bits, LogRatio.of(q, p)
-        table = planes(shared.key, self.kappa)
-        blocks = self._layout(shared, step, q.dims, self.sizes[rank])
+        side = message.bits
+        words, sizes = (
+            self._search(q, p, shared, step, self.sizes[rank]),
+            self._blocks(self.sizes[rank]),
+        )
+        for word, (first_bits, stages) in zip(words, sizes, strict=True):
+            message.write(word, first_bits + self.new_bits * stages)
+        x = send(self, p, shared, step, message, writer)
+        return Coded(x, total, message.bits - side, side, projection(q, p, x), len(words))
+
+    def _search(
+        self, q: Gaussian, p: Gaussian, shared: SharedRandomness, step: int, size: int
+    ) -> list[int]:
+        """The best word of every block."""
+        ratio, table = LogRatio.of(q, p), planes(shared.key, self.kappa)
 
         def search(block: Block) -> int:
             dims, signs, first_bits, stages = block
@@ -156,11 +169,7 @@ class Trellis:
             metrics = stage_metrics(linear, quadratic, edges, table, self.kappa)
             return path_word(viterbi(metrics, self.kappa, first_bits, self.new_bits), self.new_bits)
 
-        words = parallel_map(search, blocks)
-        for word, (_, _, first_bits, stages) in zip(words, blocks, strict=True):
-            message.write(word, first_bits + self.new_bits * stages)
-        x = send(self, p, shared, step, message, writer)
-        return Coded(x, total, message.bits - side, side, projection(q, p, x), len(blocks))
+        return parallel_map(search, self._layout(shared, step, q.dims, size))
 
     def read(self, dims: int, reader: BitReader) -> list[int]:
         """The place of the packet's size in `sizes`, then the word of every block."""
@@ -193,9 +202,9 @@ class Trellis:
 
     def _layout(self, shared: SharedRandomness, step: int, dims: int, size: int) -> list[Block]:
         """(dimensions in stage order, fresh signs, first bits, further stages) of each block."""
-        order = shared.permutation(DEAL, block_address(step, 0), dims)
         bits = shared.integers(SIGNS, block_address(step, 0), dims, 2)
-        signs = (1 - 2 * bits).astype(np.float64)
+        signs = (1 - 2 * bits).astype(np.int8)
+        order = shared.permutation(DEAL, block_address(step, 0), dims)
         blocks = self._blocks(size)
         cuts = [dims * i // len(blocks) for i in range(len(blocks) + 1)]
         return [
