@@ -33,14 +33,16 @@ from ddpm_codec.rate_distortion import bd_rate
 from ddpm_codec.receiving import Receiver
 from ddpm_codec.sending import Target, send
 
-PEERS = {
+PEERS = {  # with chroma at half resolution, their default, and in full, which PSNR in RGB favours
     "JPEG": ({"format": "JPEG", "optimize": True}, range(1, 96, 2)),
+    "JPEG 4:4:4": ({"format": "JPEG", "optimize": True, "subsampling": 0}, range(1, 96, 2)),
     "WebP": ({"format": "WEBP", "method": 6}, range(0, 100, 3)),
 }
 if find_spec("pillow_avif"):
     import pillow_avif  # noqa: F401
 
     PEERS["AVIF"] = ({"format": "AVIF", "speed": 4}, range(5, 95, 5))
+    PEERS["AVIF 4:4:4"] = ({"format": "AVIF", "speed": 4, "subsampling": "4:4:4"}, range(5, 95, 5))
 if find_spec("pillow_jxl"):
     import pillow_jxl  # noqa: F401
 
@@ -71,10 +73,11 @@ def receive(codec, stream):
     return seen, picture, time.perf_counter() - began
 
 
-def peer_curves(name, picture):
-    """Every quality of every other codec."""
+def peer_curves(name, picture, codecs):
+    """Every quality of these other codecs."""
     rows = []
-    for codec, (options, qualities) in PEERS.items():
+    for codec in codecs:
+        options, qualities = PEERS[codec]
         for q in qualities:
             buffer = io.BytesIO()
             began = time.perf_counter()
@@ -179,6 +182,22 @@ def plot(table, path):
     figure.savefig(path, dpi=130)
 
 
+def rows_of(codec, path, out, bpp, cuts, kappa, lossless):
+    """One picture's rows; what its file in `out` has already is not done again."""
+    file, picture = out / f"{path.stem}.csv", read_image(path)
+    done = pd.read_csv(file) if file.exists() else pd.DataFrame({"codec": []})
+    rows = []
+    if not (done.codec == "ddpm-codec").any():
+        rows += our_rows(codec, path.stem, picture, bpp, cuts, kappa)
+    if lossless and not (done.codec == "ddpm-codec, lossless").any():
+        rows += lossless_rows(codec, path.stem, picture, kappa)
+    rows += peer_curves(path.stem, picture, [c for c in PEERS if c not in set(done.codec)])
+    table = pd.concat([done, pd.DataFrame(rows)], ignore_index=True)
+    table["picture"], table["bpp"] = path.stem, 8 * table.bytes / (picture.size / 3)
+    table.to_csv(file, index=False)
+    return table
+
+
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 @click.option("--ckpt", type=click.Path(path_type=Path))
@@ -194,17 +213,7 @@ def main(data, ckpt, limit, bpp, cuts, effort, lossless, out):
     codec = ProgressiveCodec(load(ckpt) if ckpt else load_bundled())
     tables = []
     for number, path in enumerate(list_images(data)[:limit]):
-        file = out / f"{path.stem}.csv"
-        if not file.exists():
-            picture = read_image(path)
-            rows = our_rows(codec, path.stem, picture, bpp, cuts, EFFORTS[effort])
-            rows += peer_curves(path.stem, picture)
-            if number < lossless:
-                rows += lossless_rows(codec, path.stem, picture, EFFORTS[effort])
-            done = pd.DataFrame(rows)
-            done["bpp"] = 8 * done.bytes / (picture.shape[0] * picture.shape[1])
-            done.to_csv(file, index=False)
-        tables.append(pd.read_csv(file))
+        tables.append(rows_of(codec, path, out, bpp, cuts, EFFORTS[effort], number < lossless))
         print(tables[-1][tables[-1].codec.str.startswith("ddpm-codec")
                          & (tables[-1].codec != "ddpm-codec, each packet")].to_string(index=False),
               flush=True)  # fmt: skip
