@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from walks import DiffCLike, coder_walk
+from walks import DiffCLike, coder_walk, overhead
 
 from ddpm_codec.bound import step_kl_nats
 from ddpm_codec.checkpoint import load, load_bundled
@@ -166,15 +166,6 @@ def rmse_ratios(ledgers, exact):
     return ratio, 0.5 * spread / np.sqrt(real.shape[1])
 
 
-def overhead(real, ideal):
-    """Sum over sum, less 1, and its standard error over pictures (jackknife)."""
-    ratio = real.sum() / ideal.sum() - 1
-    if len(real) < 2:
-        return ratio, float("nan")
-    left_out = (real.sum() - real) / (ideal.sum() - ideal) - 1
-    return ratio, float(np.sqrt((len(real) - 1) * np.mean((left_out - left_out.mean()) ** 2)))
-
-
 def psnr_of(mse):
     """dB of a squared error in 0..255 units."""
     return 20 * np.log10(255) - 10 * np.log10(mse)
@@ -240,10 +231,8 @@ def plot_walks(axes, name, ledgers):
 @click.option("--out", type=click.Path(path_type=Path), default=Path("closed_loop"))
 def main(ckpt, data, limit, walks, runs, slow_limit, bfloat16, out):
     out.mkdir(parents=True, exist_ok=True)
-    codec, pixels = (
-        ProgressiveCodec(load(ckpt) if ckpt else load_bundled()),
-        load_batch(data, limit),
-    )
+    codec = ProgressiveCodec(load(ckpt) if ckpt else load_bundled())
+    pixels = load_batch(data, limit)
     bits, mse = ideal_walks(ckpt, bfloat16, pixels, walks, out)
     exact = np.mean(
         [plan_mse([s.ledger for s in send(codec, pixels, None, "ideal", seed=seed)])

@@ -19,6 +19,7 @@ import click
 import numpy as np
 import torch
 from clocked import Clocked
+from walks import overhead
 
 from ddpm_codec import receiving
 from ddpm_codec.bound import evaluate_bound
@@ -68,6 +69,11 @@ def mean(values):
     return f"{values.mean():.4f} +- {values.std(ddof=1) / np.sqrt(len(values)):.4f}"
 
 
+def over(real, ideal):
+    value, error = overhead(real, ideal)
+    return f"{value:+.2%} +- {error:.2%}"
+
+
 def _frame(ledger):
     return ledger.header_bits + ledger.checksum_bits + ledger.padding_bits
 
@@ -104,10 +110,10 @@ def report(name, codec, clock, pixels, bound, ckpt):
         "rate of the T-step bound": f"{mean(rate / dims)} bits/dim",
         "x_0": f"{mean(x_0 / dims)} bits/dim",
         "projection, KL-weighted": mean(projection),
-        "file over its own ideal bits": f"{file_bits.sum() / own.sum() - 1:+.2%}",
-        "file over the T-step bound": f"{file_bits.sum() / total.sum() - 1:+.2%}",
-        "packets over effective bits": f"{spent.sum() / effective.sum() - 1:+.2%}",
-        "packets over the bound's rate": f"{spent.sum() / rate.sum() - 1:+.2%}",
+        "file over its own ideal bits": over(file_bits, own),
+        "file over the T-step bound": over(file_bits, total),
+        "packets over effective bits": over(spent, effective),
+        "packets over the bound's rate": over(spent, rate),
         "header, checksums, padding": f"{np.mean([_frame(x) for x in ledgers]):.1f} bits",
         "PSNR of x_0_hat(x_1)": f"{mean(psnr)} dB",
         "sending a patch": f"{network:.3f} s network + {seconds - network:.3f} s coder",

@@ -5,10 +5,10 @@
                                [--effort fast] [--lossless N] [--out DIR]
 
 Each picture becomes one stream of about `--bpp` bits a pixel, which `truncate` cuts; it is received
-once, and the picture after a cut's last packet is what the cut holds. The other codecs get the
-largest file that is no larger, and a curve over their qualities for the BD-rate, mean over
-pictures. The first `--lossless` pictures are sent whole as well. Writes kodak.csv and kodak.png; a
-picture that is done is not done again.
+once, and the picture after a cut's last packet is what the cut holds. The other codecs stand at
+the same bytes, between their qualities, and have a curve for the BD-rate, mean over pictures. The
+first `--lossless` pictures are sent whole as well. Writes kodak.csv and kodak.png; what is done of
+a picture is not done again.
 """
 
 import io
@@ -29,6 +29,7 @@ from ddpm_codec.codec import EFFORTS, NEW_BITS, TRELLIS_RADIX, ProgressiveCodec,
 from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.data import list_images, read_image
 from ddpm_codec.errors import ConfigError
+from ddpm_codec.files import write_text
 from ddpm_codec.rate_distortion import bd_rate
 from ddpm_codec.receiving import Receiver
 from ddpm_codec.sending import Target, send
@@ -133,20 +134,25 @@ def lossless_rows(codec, name, picture, kappa):
 
 
 def at_equal_bytes(table, cut):
-    """For each codec: the largest file no larger than ours at this cut, means over pictures."""
-    ours = table[(table.codec == "ddpm-codec") & (table.cut_bpp == cut)].set_index("picture")
+    """Means over pictures of every codec at the bytes that ours has at this cut: the others between
+    the two qualities whose files are next to it, along the logarithm of the size. Where a codec has
+    no file so small or so large, the picture is left out; `gain_db`: ours over theirs."""
+    ours = table[(table.codec == "ddpm-codec") & (table.cut_bpp == cut)]
     rows = {"ddpm-codec": ours[["bpp", "psnr_db", "ssim"]].mean()}
     for peer in PEERS:
-        best = []
-        for name, row in ours.iterrows():
-            theirs = table[(table.codec == peer) & (table.picture == name)]
-            fitting = theirs[theirs.bytes <= row.bytes]
-            if len(fitting):
-                best.append(fitting.sort_values("psnr_db").iloc[-1])
-        if best:
-            rows[f"{peer} ({len(best)} pictures)"] = (
-                pd.DataFrame(best)[["bpp", "psnr_db", "ssim"]].astype(float).mean()
-            )
+        found = []
+        for row in ours.itertuples():
+            theirs = table[(table.codec == peer) & (table.picture == row.picture)]
+            theirs = theirs.sort_values("bytes")
+            if theirs.bytes.iloc[0] <= row.bytes <= theirs.bytes.iloc[-1]:
+                sizes, size = np.log(theirs.bytes), np.log(row.bytes)
+                psnr, ssim = (np.interp(size, sizes, theirs[k]) for k in ("psnr_db", "ssim"))
+                found.append({"bpp": row.bpp, "psnr_db": psnr, "ssim": ssim,
+                              "gain_db": row.psnr_db - psnr})  # fmt: skip
+        if found:
+            rows[f"{peer} ({len(found)} pictures)"] = pd.DataFrame(found).mean()
+            sem = pd.DataFrame(found).gain_db.sem()
+            rows[f"{peer} ({len(found)} pictures)"]["gain_db_sem"] = sem
     return pd.DataFrame(rows).T
 
 
@@ -194,7 +200,7 @@ def rows_of(codec, path, out, bpp, cuts, kappa, lossless):
     rows += peer_curves(path.stem, picture, [c for c in PEERS if c not in set(done.codec)])
     table = pd.concat([done, pd.DataFrame(rows)], ignore_index=True)
     table["picture"], table["bpp"] = path.stem, 8 * table.bytes / (picture.size / 3)
-    table.to_csv(file, index=False)
+    write_text(file, table.to_csv(index=False))
     return table
 
 

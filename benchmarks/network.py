@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 import pandas as pd
 import torch
-from diffusers import UNet2DModel
+from ddpm_unet import ddpm_unet
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_codec.checkpoint import load, load_bundled
@@ -39,13 +39,7 @@ def diffusers_network(parameters):
     """The published CIFAR-10 configuration at the width whose parameter count is nearest."""
     best = None
     for width in range(8, 64, 8):
-        network = UNet2DModel(
-            sample_size=32, block_out_channels=(width, 2 * width, 2 * width, 2 * width),
-            down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-            layers_per_block=2, norm_num_groups=8, attention_head_dim=None, freq_shift=1,
-            flip_sin_to_cos=False, downsample_padding=0,
-        )  # fmt: skip
+        network = ddpm_unet((width, 2 * width, 2 * width, 2 * width), norm_num_groups=8)
         if best is None or abs(parameter_count(network) - parameters) < abs(
             parameter_count(best) - parameters
         ):
@@ -58,14 +52,10 @@ def network_of(name, ckpt):
     ours = (load(ckpt) if ckpt else load_bundled()).model().denoiser
     assert isinstance(ours, Tiled)
     if name == "diffusers":
-        theirs = diffusers_network(parameter_count_of(ours.network))
+        theirs = diffusers_network(parameter_count(ours.network))
         theirs = theirs.to(memory_format=torch.channels_last)
         return theirs, theirs
     return Tiled(ours.network, bfloat16=name.endswith("bfloat16")), ours.network
-
-
-def parameter_count_of(network):
-    return sum(p.numel() for p in network.parameters())
 
 
 def best_seconds(call, repeats, patience=30):
@@ -109,7 +99,7 @@ def measure(name, shape, ckpt, repeats):
     gflop = counter.get_total_flops() / 1e9
     return {
         "network": name,
-        "parameters": parameter_count_of(module),
+        "parameters": parameter_count(module),
         "pictures": shape,
         "ms": 1000 * seconds,
         "pictures_per_s": batch / seconds,

@@ -2,9 +2,10 @@
 
     python benchmarks/processes.py --data PHOTOS [--steps N] [--limit N]
 
-The same training steps (float32, same global batches) and the same `nll` of the bundled patches by
-one process with two threads and by two processes with one. Throughput is from the training's own
-log; weights differ by the order of sums, which training then amplifies; `nll` has the same digits.
+The same training steps (same global batches, float32 and bfloat16) and the same `nll` of the
+bundled patches by one process with two threads and by two processes with one. Throughput is from
+the training's own log; weights differ by the order of sums, which training then amplifies; `nll`
+has the same digits.
 """
 
 import json
@@ -21,7 +22,7 @@ import pandas as pd
 from ddpm_codec.checkpoint import load
 
 
-def command(processes, *arguments):
+def seconds_of(processes, *arguments):
     """The seconds that `ddpm_codec ARGUMENTS` takes in so many processes on two cores."""
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
              "--master-port", "29417"]  # fmt: skip
@@ -35,11 +36,11 @@ def command(processes, *arguments):
 
 
 def compare_training(folder, data, steps, precision):
-    """Crops a second, and how far the weights end apart, against how far they went."""
+    """Crops a second, and how far apart the weights end, beside the largest weight."""
     rates, ends = [], []
     for processes in (1, 2):
         out = folder / f"{precision}_{steps}_{processes}.safetensors"
-        command(processes, "train", "--data", data, "--steps", steps, "--out", out,
+        seconds_of(processes, "train", "--data", data, "--steps", steps, "--out", out,
                 "--precision", precision)  # fmt: skip
         rates.append(float(pd.read_csv(out.with_suffix(".csv")).images_per_second.iloc[-1]))
         ends.append({k: v for k, v in load(out, training=True).training.items()
@@ -60,7 +61,7 @@ def compare_bounds(folder, limit):
     for processes in (1, 2):
         out = folder / f"{processes}.json"
         seconds.append(
-            command(processes, "nll", "--limit", limit, "--timesteps", 50, "--json", out)
+            seconds_of(processes, "nll", "--limit", limit, "--timesteps", 50, "--json", out)
         )
         reports.append(json.loads(out.read_text()))
     print(

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from ddpm_unet import ddpm_unet
 from diffusers import DDPMScheduler, UNet2DModel
 
 from ddpm_codec.bound import evaluate_bound
@@ -39,12 +40,7 @@ class Theirs:
 def written(folder, widths):
     """A DDPMPipeline folder with random weights, no layer of which is zero."""
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=32, block_out_channels=widths, layers_per_block=2, freq_shift=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=None, flip_sin_to_cos=False, downsample_padding=0, norm_eps=1e-6,
-    )  # fmt: skip
+    unet = ddpm_unet(widths, norm_eps=1e-6)
     for parameter in unet.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)

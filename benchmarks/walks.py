@@ -1,4 +1,4 @@
-"""A walk by any relative entropy coder, without a stream: shared by benchmarks."""
+"""Shared by benchmarks: a walk by any relative entropy coder, without a stream, and overheads."""
 
 import numpy as np
 import torch
@@ -67,3 +67,12 @@ def zipf_bits(n, kl):
     s = 1 + 1 / (kl + np.log2(np.e) / np.e + 1)
     total = np.sum(np.arange(1, DIFFC_CANDIDATES + 1) ** -s)
     return float(s * np.log2(n) + np.log2(total))
+
+
+def overhead(real, ideal):
+    """Sum over sum of bits (N,), less 1, and its standard error over pictures (jackknife)."""
+    ratio = real.sum() / ideal.sum() - 1
+    if len(real) < 2:
+        return ratio, float("nan")
+    left_out = (real.sum() - real) / (ideal.sum() - ideal) - 1
+    return ratio, float(np.sqrt((len(real) - 1) * np.mean((left_out - left_out.mean()) ** 2)))

@@ -99,6 +99,7 @@ class GatedBlock(nn.Module):
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (N,c_in,H,W), embedding (N,E) to (N,c_out,H,W)."""
         rows = max(1, CACHE_CELLS // x.shape[3])
         if not self.local or len(x) > 1 or x.shape[2] <= rows or x.device.type != "cpu":
             return self._rows(x, embedding)

@@ -127,5 +127,5 @@ _WAVES = (torch.sin, torch.cos)
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Number of trainable parameters."""
+    """Number of parameters."""
     return sum(p.numel() for p in network.parameters())

@@ -145,12 +145,9 @@ class Trellis:
         total = float(kl_bits(q, p).sum())
         rank, message = self.packet_rank(total, q.dims), BitWriter()
         self.rank.write(message, rank)
-        side = message.bits
-        words, sizes = (
-            self._search(q, p, shared, step, self.sizes[rank]),
-            self._blocks(self.sizes[rank]),
-        )
-        for word, (first_bits, stages) in zip(words, sizes, strict=True):
+        side, size = message.bits, self.sizes[rank]
+        words = self._search(q, p, shared, step, size)
+        for word, (first_bits, stages) in zip(words, self._blocks(size), strict=True):
             message.write(word, first_bits + self.new_bits * stages)
         x = send(self, p, shared, step, message, writer)
         return Coded(x, total, message.bits - side, side, projection(q, p, x), len(words))
@@ -158,7 +155,8 @@ class Trellis:
     def _search(
         self, q: Gaussian, p: Gaussian, shared: SharedRandomness, step: int, size: int
     ) -> list[int]:
-        """The best word of every block."""
+        """The best word of every block of a packet of `size` bits. What the search holds is freed
+        before the packet is decoded, which on large pictures needs as much."""
         ratio, table = LogRatio.of(q, p), planes(shared.key, self.kappa)
 
         def search(block: Block) -> int:
