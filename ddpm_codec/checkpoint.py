@@ -86,15 +86,18 @@ class Checkpoint:
         variance: VarianceRule | None = None,
         device: torch.device | None = None,
         bfloat16: bool = False,
+        float64: bool = False,
     ) -> DiffusionModel:
         """The diffusion model, its network in evaluation mode, on `device`, in float32 or, inside,
-        in bfloat16.
+        in bfloat16, or in float64.
 
         `variance`: calibrated where there is a calibration, else beta_tilde, unless given.
         """
         network = build_network(self.config)
         network.load_state_dict(self.weights)
         network.eval().requires_grad_(False)
+        if float64:
+            network.double()
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         rule = variance or ("calibrated" if self.calibration is not None else "beta_tilde")
         if rule == "learned" and (self.config.variance_head, self.config.unet.log_variance) != (

@@ -6,9 +6,7 @@ p_theta(x_s | x_t); the receiver decodes it and shows x_0_hat(x_s). The sender g
 from the code that the receiver runs.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from ddpm_codec.container import (
     Header,
     ParsePacket,
 )
-from ddpm_codec.diffusion import ReverseStep, Walk, reverse_chain
+from ddpm_codec.diffusion import DiffusionModel, ReverseStep, Walk, reverse_chain
 from ddpm_codec.discretized import DiscretizedGaussian
 from ddpm_codec.entropy import BitReader, Centred
 from ddpm_codec.errors import ConfigError, Corrupt
@@ -150,30 +148,24 @@ def packet_parser(header: Header) -> ParsePacket:
     return parse
 
 
-@contextmanager
-def one_thread(wanted: bool) -> Iterator[None]:
-    """Run torch on one thread: its sums then have one order, whatever the machine's cores."""
-    threads = torch.get_num_threads()
-    if wanted:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class ProgressiveCodec:
     """Sends and receives with one checkpoint. ConfigError if it has no calibration or plan."""
 
     def __init__(self, source: Checkpoint) -> None:
         if source.plan is None:
             raise ConfigError("this checkpoint has no plan: run `ddpm-codec calibrate`")
+        self._source = source
         self.model = source.model("calibrated")
         self.plan = source.plan
         self.hash = bytes.fromhex(source.hash)[:MODEL_HASH_BYTES]
         T = self.model.schedule.T
         self.nodes = self.model.schedule.log_snr_grid(min(NODES, T))
         """The timesteps that constant-rate stepping chooses from."""
+
+    @cached_property
+    def exact_model(self) -> DiffusionModel:
+        """`model` in float64: where x_0 follows, both sides must come to the same numbers."""
+        return self._source.model("calibrated", float64=True)
 
     def header(
         self, pixels: Tensor, backend: str, block_bits: int | None, seed: int, rate_bits: int = 0
@@ -216,7 +208,7 @@ class ProgressiveCodec:
         """(1,3,H,W) x_T ~ N(0, I), known to both sides at no cost."""
         shared = SharedRandomness(header.seed, VERSION)
         x_T = shared.normals(block_address(_PRIOR_STEP, 0), 0, 3 * header.width * header.height)
-        return torch.from_numpy(x_T).float().view(1, 3, header.height, header.width)
+        return torch.from_numpy(x_T).view(1, 3, header.height, header.width)
 
     def whole_sample(
         self, header: Header, number: int, step: ReverseStep, row: int, s: int, sample: Floats
@@ -228,13 +220,13 @@ class ProgressiveCodec:
         """
         x_t = step.x_t[row : row + 1]
         if not header.grey:
-            return torch.from_numpy(sample).float().view_as(x_t[0])
+            return torch.from_numpy(sample).to(x_t.dtype).view_as(x_t[0])
         q = self.model.schedule.posterior(int(step.t[row]), s)
         shared = SharedRandomness(header.seed, VERSION)
         noise = shared.normals(block_address(number, _CHROMA_BLOCK), 0, 2 * header.dims)
         known = to_bands(x_t)[0, 1:].double().flatten().numpy()
         chroma = float(q.x_t_weight) * known + float(np.sqrt(q.variance)) * noise
-        return torch.from_numpy(np.concatenate([sample, chroma])).float().view_as(x_t[0])
+        return torch.from_numpy(np.concatenate([sample, chroma])).to(x_t.dtype).view_as(x_t[0])
 
     def next_timestep(self, header: Header, number: int, t: int, jump: int) -> int:
         """The s of a packet from t: the plan's, or `jump` nodes on. Corrupt past the end."""
@@ -253,9 +245,12 @@ class ProgressiveCodec:
         """The standard deviation of q(x_s | x_t, x_0), sqrt(beta_tilde)."""
         return float(np.sqrt(self.model.schedule.posterior(t, s).variance))
 
-    def start(self, x_T: Tensor) -> tuple[Walk, ReverseStep]:
-        """A walk from x_T (N,3,H,W), standing at T."""
-        walk = reverse_chain(self.model, x_T, torch.full((len(x_T),), self.model.schedule.T))
+    def start(self, header: Header, pictures: int = 1) -> tuple[Walk, ReverseStep]:
+        """A walk of so many pictures from x_T, standing at T."""
+        model = self.exact_model if header.lossless else self.model
+        x_T = self.prior_sample(header).repeat(pictures, 1, 1, 1)
+        x_T = x_T if header.lossless else x_T.float()
+        walk = reverse_chain(model, x_T, torch.full((pictures,), model.schedule.T))
         return walk, next(walk)
 
 
@@ -278,12 +273,12 @@ def gaussian_row(gaussian: DiagonalGaussian, row: int, planes: int = 3) -> Gauss
     return Gaussian(mean.flatten().numpy(), np.sqrt(variance.flatten().numpy()))
 
 
-def decoder_row(step: ReverseStep, row: int, header: Header) -> DiscretizedGaussian:
+def decoder_row(step: ReverseStep, row: int, grey: bool) -> DiscretizedGaussian:
     """p(x_0 | x_t) of one image (C,H,W) of a batch: of a grey one, the mean of its channels' means,
     whose errors are as good as equal, with the mean of their variances."""
     decoder = step.decoder()
     mean, std = decoder.mean[row], decoder.std.expand_as(decoder.mean)[row]
-    if header.grey:
+    if grey:
         mean, std = mean.mean(dim=0, keepdim=True), (std**2).mean(dim=0, keepdim=True).sqrt()
     return DiscretizedGaussian(mean, std)
 

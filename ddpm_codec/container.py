@@ -10,10 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ddpm_codec.entropy import BitReader, BitWriter
-from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, Truncated, VersionMismatch
+from ddpm_codec.errors import (
+    BitstreamError,
+    ConfigError,
+    Corrupt,
+    ModelMismatch,
+    Truncated,
+    VersionMismatch,
+)
 
 MAGIC = b"\xddp"
-VERSION = 2
+VERSION = 3
 MODEL_HASH_BYTES = 4
 CRC_BYTES = 4
 MAX_SIDE = (1 << 14) - 1
@@ -85,11 +92,20 @@ class Header:
         body = MAGIC + bytes([VERSION]) + self.model[:MODEL_HASH_BYTES]
         body += bytes([flags, self.block_bits, self.packets])
         body += bytes([self.rate] if self.rate else [])
-        body += b"".join(_varint(v) for v in (self.width, self.height, self.seed))
+        body += b"".join(varint(v) for v in (self.width, self.height, self.seed))
         return body + _check16(body)
 
 
-def _varint(value: int) -> bytes:
+def check_model(sent: bytes, ours: bytes) -> None:
+    """Raise ModelMismatch where a stream comes from another model."""
+    if sent != ours:
+        raise ModelMismatch(
+            f"sent with model {sent.hex()}, but this is model {ours.hex()}: "
+            "give the other checkpoint with --ckpt"
+        )
+
+
+def varint(value: int) -> bytes:
     """Seven bits a byte, least significant first, the top bit set but on the last."""
     out = bytearray()
     while value >= 0x80:
@@ -98,7 +114,7 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _read_varint(data: bytes, at: int, most_bytes: int) -> tuple[int, int] | None:
+def read_varint(data: bytes, at: int, most_bytes: int) -> tuple[int, int] | None:
     """(value, next position), or None where more bytes are needed."""
     value = 0
     for i in range(most_bytes):
@@ -131,7 +147,7 @@ def read_header(data: bytes) -> tuple[Header, int] | None:
     rate_bytes = 1 if flags & _CONSTANT_RATE else 0
     at, numbers = _FIXED_BYTES + rate_bytes, []
     for most_bytes in (2, 2, 4):
-        number = _read_varint(data, at, most_bytes)
+        number = read_varint(data, at, most_bytes)
         if number is None:
             return None
         numbers.append(number[0])
@@ -162,7 +178,7 @@ def finish(header: Header, packets: BitWriter, x_0: bytes = b"", pixel_crc: int 
     """A complete stream: header, packets, the coded x_0 with its pixels' CRC-32, CRC-32."""
     body = header.pack() + packets.getvalue()
     if header.lossless:
-        body += _varint(len(x_0)) + x_0 + pixel_crc.to_bytes(CRC_BYTES, "big")
+        body += varint(len(x_0)) + x_0 + pixel_crc.to_bytes(CRC_BYTES, "big")
     return body + zlib.crc32(body).to_bytes(CRC_BYTES, "big")
 
 
@@ -229,7 +245,7 @@ class StreamReader:
         if padding and data[at - 1] & ((1 << padding) - 1):
             raise Corrupt(f"the padding before byte {at} is not zero: the stream is damaged")
         if self.header.lossless:
-            length = _read_varint(data, at, 5)
+            length = read_varint(data, at, 5)
             if length is None:
                 raise self._truncated()
             end = length[1] + length[0]

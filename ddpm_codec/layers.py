@@ -7,12 +7,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddpm_codec.exact import shifted_sum
 from ddpm_codec.unet_config import GROUPS, UNetConfig
 
 _GROUP_EPS = {"ho": 1e-6, "openai": 1e-5}
 
 CACHE_CELLS = 4096
 """Positions in a strip of a large picture: their activations (128 channels) stay in the cache."""
+
+
+def unhalved(x: Tensor) -> Tensor:
+    """`x` in float32, in float64 where it is: the inside of a network may be in bfloat16."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Conv(nn.Conv2d):
+    """nn.Conv2d, faster in float64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float64 or self.groups not in (1, self.in_channels):
+            return super().forward(x)
+        return shifted_sum(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
 
 
 class PixelNorm(nn.LayerNorm):
@@ -45,13 +60,13 @@ class ResBlock(nn.Module):
     def __init__(self, config: UNetConfig, c_in: int, c_out: int) -> None:
         super().__init__()
         self.norm1 = norm(config, c_in)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.conv1 = Conv(c_in, c_out, 3, padding=1)
         self.scale_shift = config.scale_shift
         self.time = nn.Linear(4 * config.channels, c_out * (2 if config.scale_shift else 1))
         self.norm2 = norm(config, c_out)
         self.dropout = nn.Dropout(config.dropout)
-        self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
-        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.conv2 = zeroed(Conv(c_out, c_out, 3, padding=1))
+        self.shortcut = Conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -74,10 +89,10 @@ class GatedBranch(nn.Module):
         super().__init__()
         self.norm = norm(config, c_in)
         self.time = zeroed(nn.Linear(config.embedding, 2 * c_in))
-        self.expand = nn.Conv2d(c_in, 2 * c_out, 1)
-        depthwise = nn.Conv2d(2 * c_out, 2 * c_out, 3, padding=1, groups=2 * c_out)
+        self.expand = Conv(c_in, 2 * c_out, 1)
+        depthwise = Conv(2 * c_out, 2 * c_out, 3, padding=1, groups=2 * c_out)
         self.spatial = depthwise if spatial else nn.Identity()
-        self.contract = zeroed(nn.Conv2d(c_out, c_out, 1))
+        self.contract = zeroed(Conv(c_out, c_out, 1))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.time(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -96,7 +111,7 @@ class GatedBlock(nn.Module):
         self.first = GatedBranch(config, c_in, c_out, spatial=True)
         self.second = GatedBranch(config, c_out, c_out, spatial=False)
         self.local = config.norm == "pixel"
-        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.shortcut = Conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (N,c_in,H,W), embedding (N,E) to (N,c_out,H,W)."""
@@ -122,8 +137,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.norm = norm(config, channels)
-        self.q, self.k, self.v = (nn.Conv2d(channels, channels, 1) for _ in range(3))
-        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+        self.q, self.k, self.v = (Conv(channels, channels, 1) for _ in range(3))
+        self.out = zeroed(Conv(channels, channels, 1))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.norm(x)
@@ -133,7 +148,7 @@ class Attention(nn.Module):
         return cast(Tensor, x + self.out(h))
 
 
-class Downsample(nn.Conv2d):
+class Downsample(Conv):
     """Halve the sides by a 3x3 convolution of stride 2, padded below and to the right (as Ho et al.
     do) or on all sides (as OpenAI does)."""
 
@@ -145,7 +160,7 @@ class Downsample(nn.Conv2d):
         return super().forward(F.pad(x, self._padding))
 
 
-class Upsample(nn.Conv2d):
+class Upsample(Conv):
     """Double the sides by repetition, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
@@ -174,9 +189,9 @@ def sinusoidal(level: Tensor, config: UNetConfig) -> Tensor:
     forms that are about. Angles of hundreds show every rounding of the rates: the order of the
     operations is that of either's code."""
     half = config.channels // 2
-    number = torch.arange(half, device=level.device)
+    number = torch.arange(half, device=level.device).to(level.dtype)
     if config.dialect == "ho":
-        angle = level[:, None].float() * torch.exp(number * (-math.log(10000.0) / (half - 1)))
+        angle = level[:, None] * torch.exp(number * (-math.log(10000.0) / (half - 1)))
         return torch.cat([angle.sin(), angle.cos()], dim=1)
-    angle = level[:, None].float() * torch.exp(number.float() * -math.log(10000.0) / half)
+    angle = level[:, None] * torch.exp(number * -math.log(10000.0) / half)
     return torch.cat([angle.cos(), angle.sin()], dim=1)

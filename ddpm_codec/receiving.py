@@ -14,13 +14,12 @@ from ddpm_codec.codec import (
     decoder_row,
     gaussian_row,
     make_coder,
-    one_thread,
     packet_parser,
     pixel_parameters,
 )
-from ddpm_codec.container import VERSION, Header, ParsePacket, StreamReader
+from ddpm_codec.container import VERSION, Header, ParsePacket, StreamReader, check_model
 from ddpm_codec.diffusion import ReverseStep, Walk
-from ddpm_codec.errors import Corrupt, ModelMismatch, Truncated
+from ddpm_codec.errors import Corrupt, Truncated
 from ddpm_codec.pixel_code import decode_pixels
 from ddpm_codec.shared_randomness import SharedRandomness
 
@@ -38,11 +37,7 @@ class Receiver:
         self._step: ReverseStep | None = None
 
     def _parser(self, header: Header) -> ParsePacket:
-        if header.model != self.codec.hash:
-            raise ModelMismatch(
-                f"sent with model {header.model.hex()}, but this is model {self.codec.hash.hex()}: "
-                "give the other checkpoint with --ckpt"
-            )
+        check_model(header.model, self.codec.hash)
         self.codec.check_size(header)
         if not header.rate and header.packets > self.codec.plan.steps:
             raise Corrupt(f"{header.packets} packets, but the plan has {self.codec.plan.steps}")
@@ -54,13 +49,12 @@ class Receiver:
         header = self.reader.header
         if header is None:
             return
-        with one_thread(header.lossless):
-            if self._step is None:
-                self._walk, self._step = self.codec.start(self.codec.prior_sample(header))
-                yield self._show()
-            for packet in packets:
-                self._advance(header, packet)
-                yield self._show()
+        if self._step is None:
+            self._walk, self._step = self.codec.start(header)
+            yield self._show()
+        for packet in packets:
+            self._advance(header, packet)
+            yield self._show()
 
     def _show(self) -> tuple[int, Tensor]:
         assert self._step is not None
@@ -94,7 +88,7 @@ class Receiver:
         if header.lossless and self.reader.x_0 is not None:
             if int(self._step.t[0]) != self.codec.last_timestep(header):
                 raise Corrupt("x_0 follows a walk that is not over: the stream is damaged")
-            mean, std = pixel_parameters(decoder_row(self._step, 0, header))
+            mean, std = pixel_parameters(decoder_row(self._step, 0, header.grey))
             pixels = decode_pixels(self.reader.x_0, mean, std).astype(np.uint8)
             if zlib.crc32(pixels.tobytes()) != self.reader.pixel_crc:
                 raise Corrupt(

@@ -19,7 +19,6 @@ from ddpm_codec.codec import (
     gaussian_row,
     is_grey,
     make_coder,
-    one_thread,
     pixel_parameters,
 )
 from ddpm_codec.constant_rate import RATE_UNIT, ConstantRate, choose_jump
@@ -141,7 +140,7 @@ def send(
     progress: Callable[[int], object] | None = None,
     rate_bits: int = 0,
 ) -> list[Sent]:
-    """Algorithm 3 for pictures (N,3,H,W) uint8, in batches; lossless ones singly.
+    """Algorithm 3 for pictures (N,3,H,W) uint8, in batches.
 
     `seed` seeds both the shared randomness and, apart from it, the sender's private draws: the
     same bytes for the same seed. `progress` is told of every packet. With `rate_bits` steps are
@@ -151,13 +150,12 @@ def send(
     """
     target = target or Target()
     target.check()
-    size = 1 if target.lossless else max(1, BATCH_PIXELS // pixels[0, 0].numel())
+    size = max(1, BATCH_PIXELS // pixels[0, 0].numel())
     sent: list[Sent] = []
     header = codec.header(pixels[0], backend, block_bits, seed, rate_bits)
     header = replace(header, lossless=target.lossless, grey=is_grey(pixels))
-    with one_thread(target.lossless):
-        for batch in pixels.split(size):
-            sent += _send_batch(codec, batch, target, header, progress)
+    for batch in pixels.split(size):
+        sent += _send_batch(codec, batch, target, header, progress)
     return sent
 
 
@@ -185,7 +183,7 @@ def _send_batch(
         )
         for index, picture in enumerate(pixels)
     ]
-    walk, step = codec.start(codec.prior_sample(header).repeat(len(pixels), 1, 1, 1))
+    walk, step = codec.start(header, len(pixels))
     x_0, active = from_uint8(pixels), list(range(len(pixels)))
     last: dict[int, DiscretizedGaussian] = {}
     while active:
@@ -193,7 +191,9 @@ def _send_batch(
             jobs[job].observe(step.x_0_hat[row])
         s, x_s = _step_batch(codec, jobs, active, step, x_0)
         ended = (s == 0).nonzero().flatten().tolist()
-        last |= {active[row]: decoder_row(step, row, header) for row in ended if target.lossless}
+        last |= {
+            active[row]: decoder_row(step, row, header.grey) for row in ended if target.lossless
+        }
         active = [job for job, at in zip(active, s.tolist(), strict=True) if at > 0]
         if progress is not None:
             progress(len(active))

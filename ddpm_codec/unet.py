@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm_codec.layers import Downsample, Stage, Upsample, norm, sinusoidal, zeroed
+from ddpm_codec.layers import Conv, Downsample, Stage, Upsample, norm, sinusoidal, unhalved, zeroed
 from ddpm_codec.unet_config import UNetConfig
 
 
@@ -44,7 +44,7 @@ class UNet(nn.Module):
         c, patch = config.channels, config.patch
         self.time1, self.time2 = nn.Linear(c, 4 * c), nn.Linear(4 * c, config.embedding)
         stem_channels = config.image_channels * patch**2 * (1 + 2 * len(config.fourier))
-        self.stem = nn.Conv2d(stem_channels, c, 3, padding=1)
+        self.stem = Conv(stem_channels, c, 3, padding=1)
 
         width, skips = c, [c]
         self.down = nn.ModuleList()
@@ -75,7 +75,7 @@ class UNet(nn.Module):
 
         self.norm = norm(config, width)
         outputs = config.image_channels * (2 if config.log_variance else 1)
-        self.head = zeroed(nn.Conv2d(width, outputs * patch**2, 3, padding=1))
+        self.head = zeroed(Conv(width, outputs * patch**2, 3, padding=1))
 
     def _embed(self, t: Tensor) -> Tensor:
         level = sinusoidal(self.noise_level[t], self.config)
@@ -101,7 +101,7 @@ class UNet(nn.Module):
     def _predict(self, x_t: Tensor, t: Tensor) -> Prediction:
         embedding = self._embed(t)
         with torch.autocast(x_t.device.type, enabled=False):
-            h = self.stem(self._features(x_t.float()))
+            h = self.stem(self._features(unhalved(x_t)))
         if torch.is_autocast_enabled(x_t.device.type):
             h = h.to(torch.get_autocast_dtype(x_t.device.type))
         skips = [h]
@@ -116,7 +116,7 @@ class UNet(nn.Module):
             else:
                 h = layer(h)
         with torch.autocast(x_t.device.type, enabled=False):
-            h = self.head(F.silu(self.norm(h.float())))
+            h = self.head(F.silu(self.norm(unhalved(h))))
         h = F.pixel_shuffle(h, self.config.patch)
         if not self.config.log_variance:
             return Prediction(h, None)

@@ -249,27 +249,74 @@ def picture(tmp_path):
     return np.asarray(smooth)
 
 
-def process(*arguments, threads, stdin=b""):
+OTHER_MACHINE = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "MKL_CBWR": "COMPATIBLE",
+}
+"""Makes the libraries below choose other instructions, which round otherwise."""
+
+
+def process(*arguments, threads, stdin=b"", machine=None):
     """A command in a process of its own, on so many threads."""
     return subprocess.run(
         [sys.executable, "-m", "ddpm_codec", *map(str, arguments)],
         input=stdin,
         capture_output=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)} | (machine or {}),
     )
 
 
 def test_lossless_in_separate_processes_with_other_thread_counts(ckpt, picture, tmp_path):
-    """Oracle 8, through a pipe."""
+    """Oracle 8, through a pipe; the receiver's instructions round otherwise."""
     sent = process("send", tmp_path / "p.png", "-o", "-", "--ckpt", ckpt, "--lossless",
                    "--ledger", tmp_path / "l.json", threads=1)  # fmt: skip
     assert sent.returncode == 0, sent.stderr
     assert json.loads((tmp_path / "l.json").read_text())["file_bytes"] == len(sent.stdout)
     received = process("receive", "-", "-o", tmp_path / "q.png", "--ckpt", ckpt,
-                       threads=2, stdin=sent.stdout)  # fmt: skip
+                       threads=2, stdin=sent.stdout, machine=OTHER_MACHINE)  # fmt: skip
     assert received.returncode == 0, received.stderr
     np.testing.assert_array_equal(data.read_image(tmp_path / "q.png"), picture)
+
+
+def test_an_archive_in_separate_processes(ckpt, picture, tmp_path):
+    """Bits back needs every number of the packer's: another thread count, other instructions."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.bmp"):
+        Image.fromarray(picture).save(folder / name)
+    Image.fromarray(picture[:5, :, 0]).save(folder / "grey.png")
+    packed = process("pack", folder, "-o", tmp_path / "x.ddpa", "--ckpt", ckpt, "--steps", 5,
+                     "--json", tmp_path / "x.json", threads=2)  # fmt: skip
+    assert packed.returncode == 0, packed.stderr
+    report = json.loads((tmp_path / "x.json").read_text())
+    assert report["file_bytes"] == (tmp_path / "x.ddpa").stat().st_size
+    unpacked = process("unpack", tmp_path / "x.ddpa", "-o", tmp_path / "out", "--ckpt", ckpt,
+                       threads=1, machine=OTHER_MACHINE)  # fmt: skip
+    assert unpacked.returncode == 0, unpacked.stderr
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "a.png",
+        "b.bmp.png",
+        "grey.png",
+    ]
+    np.testing.assert_array_equal(data.read_image(tmp_path / "out" / "b.bmp.png"), picture)
+    with Image.open(tmp_path / "out" / "grey.png") as grey:
+        assert grey.mode == "L"
+        np.testing.assert_array_equal(np.asarray(grey), picture[:5, :, 0])
+
+
+def test_pack_arrays(run, ckpt, pixels):
+    x = pixels.permute(0, 2, 3, 1).numpy()
+    np.savez("x.npz", x=x)
+    run("pack", "x.npz", "-o", "x.ddpa", "--ckpt", ckpt, "--steps", 4, "--limit", 3)
+    run("unpack", "x.ddpa", "-o", "y.npz", "--ckpt", ckpt)
+    np.testing.assert_array_equal(np.load("y.npz")["x"], x[:3])
+    run("unpack", "x.ddpa", "-o", "out", "--ckpt", ckpt)
+    assert sorted(p.name for p in Path("out").iterdir()) == ["0.png", "1.png", "2.png"]
+    Path("damaged").write_bytes(Path("x.ddpa").read_bytes()[:-1])
+    assert "checksum" in run("unpack", "damaged", "-o", "z", "--ckpt", ckpt, status=1).stderr
+    assert "not a ddpm-codec archive" in run("unpack", "x.npz", "-o", "z", status=1).stderr
 
 
 def test_send_info_truncate_receive(run, ckpt, picture):

@@ -9,7 +9,7 @@ import ddpm_codec
 
 FLOORS = [
     {"units", "errors", "files", "distributed", "parallel"},
-    {"configuration", "schedule", "gaussian", "discretized", "bands", "unet_config"},
+    {"configuration", "schedule", "gaussian", "discretized", "bands", "unet_config", "exact"},
     {
         "layers",
         "unet",
@@ -28,7 +28,7 @@ FLOORS = [
     {"training", "calibration", "interop", "interop_names", "interop_openai", "ledger", "codec"},
     {"sending", "receiving"},
     {"rate_distortion", "bits_back"},
-    {"plots"},
+    {"plots", "archive"},
     {"cli"},
     {"__main__"},
 ]

@@ -3,7 +3,7 @@
 import click
 
 import ddpm_codec
-from ddpm_codec.cli import calibrate, coding, demo, generate, interop, measure, train
+from ddpm_codec.cli import archive, calibrate, coding, demo, generate, interop, measure, train
 from ddpm_codec.errors import DdpmCodecError
 
 
@@ -46,5 +46,7 @@ for _command in (
     coding.receive,
     coding.info,
     coding.truncate_command,
+    archive.pack_command,
+    archive.unpack_command,
 ):
     main.add_command(_command)

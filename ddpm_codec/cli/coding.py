@@ -12,39 +12,22 @@ from ddpm_codec.cli.common import (
     ckpt_option,
     load_checkpoint,
     progress_bar,
+    read_bytes,
     seed_option,
+    write_bytes,
     write_json,
 )
 from ddpm_codec.codec import BACKENDS, EFFORTS, ProgressiveCodec, is_grey, packet_parser
 from ddpm_codec.constant_rate import LEAST_RATE, MOST_RATE, RATE_UNIT
 from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.data import list_images, read_image, write_image
-from ddpm_codec.errors import ConfigError, DataError, Truncated
-from ddpm_codec.files import atomic, check_writable, make_folder
+from ddpm_codec.errors import ConfigError, Truncated
+from ddpm_codec.files import check_writable, make_folder
 from ddpm_codec.receiving import Receiver
 from ddpm_codec.sending import Sent, Target, send
 
 SUFFIX = ".ddpm"
 _PIECE = 1 << 12
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a stream to a file, atomically, or to standard output for `-`."""
-    if str(path) == "-":
-        sys.stdout.buffer.write(data)
-        return
-    with atomic(path) as partial:
-        partial.write_bytes(data)
-
-
-def read_bytes(path: Path) -> bytes:
-    """A whole file, or standard input for `-`. DataError when it can't be read."""
-    if str(path) == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from error
 
 
 @click.command("send")

@@ -1,6 +1,7 @@
 """What the commands share: options, progress bars, loading, JSON."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,8 @@ from tqdm import tqdm
 
 from ddpm_codec import checkpoint
 from ddpm_codec.checkpoint import Checkpoint
-from ddpm_codec.files import write_text
+from ddpm_codec.errors import DataError
+from ddpm_codec.files import atomic, write_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -99,3 +101,22 @@ def reset_total(bar: "tqdm[Any]") -> Callable[[int], None]:
 def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON, atomically; NaN is no JSON and an error here."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a stream to a file, atomically, or to standard output for `-`."""
+    if str(path) == "-":
+        sys.stdout.buffer.write(data)
+        return
+    with atomic(path) as partial:
+        partial.write_bytes(data)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file, or standard input for `-`. DataError when it can't be read."""
+    if str(path) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from error

@@ -8,12 +8,12 @@ import pandas as pd
 import torch
 
 from ddpm_codec.bound import evaluate_bound
-from ddpm_codec.cli.coding import write_bytes
 from ddpm_codec.cli.common import (
     FilePath,
     load_checkpoint,
     progress_bar,
     reset_total,
+    write_bytes,
     write_json,
 )
 from ddpm_codec.cli.generate import draw_samples, sheet
