@@ -33,8 +33,8 @@ from ddpm_codec.units import NATS_PER_BIT
 
 def clocked_codec(ckpt):
     codec = ProgressiveCodec(load(ckpt) if ckpt else load_bundled())
-    clock = Clocked(codec.model.denoiser)
-    codec.model = replace(codec.model, denoiser=clock)
+    clock = Clocked(codec.exact_model.denoiser)  # what lossless streams run
+    codec.exact_model = replace(codec.exact_model, denoiser=clock)
     return codec, clock
 
 

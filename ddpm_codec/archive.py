@@ -21,9 +21,8 @@ from ddpm_codec.container import (
     MAX_SIDE,
     MODEL_HASH_BYTES,
     check_model,
-    read_varint,
-    varint,
 )
+from ddpm_codec.entropy import read_varint, varint
 from ddpm_codec.errors import ConfigError, Corrupt, VersionMismatch
 from ddpm_codec.shared_randomness import LENT, SharedRandomness
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ddpm_codec.entropy import BitReader, BitWriter
+from ddpm_codec.entropy import BitReader, BitWriter, read_varint, varint
 from ddpm_codec.errors import (
     BitstreamError,
     ConfigError,
@@ -103,27 +103,6 @@ def check_model(sent: bytes, ours: bytes) -> None:
             f"sent with model {sent.hex()}, but this is model {ours.hex()}: "
             "give the other checkpoint with --ckpt"
         )
-
-
-def varint(value: int) -> bytes:
-    """Seven bits a byte, least significant first, the top bit set but on the last."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def read_varint(data: bytes, at: int, most_bytes: int) -> tuple[int, int] | None:
-    """(value, next position), or None where more bytes are needed."""
-    value = 0
-    for i in range(most_bytes):
-        if at + i >= len(data):
-            return None
-        value |= (data[at + i] & 0x7F) << (7 * i)
-        if data[at + i] < 0x80:
-            return value, at + i + 1
-    raise Corrupt(f"the number at byte {at} does not end: the stream is damaged")
 
 
 def _check16(body: bytes) -> bytes:

@@ -182,3 +182,24 @@ class Centred:
 
     def length_bits(self, value: int) -> int:
         return Rice(self.parameter).length_bits(self.rank(value))
+
+
+def varint(value: int) -> bytes:
+    """Seven bits a byte, least significant first, the top bit set but on the last."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def read_varint(data: bytes, at: int, most_bytes: int) -> tuple[int, int] | None:
+    """(value, next position), or None where more bytes are needed."""
+    value = 0
+    for i in range(most_bytes):
+        if at + i >= len(data):
+            return None
+        value |= (data[at + i] & 0x7F) << (7 * i)
+        if data[at + i] < 0x80:
+            return value, at + i + 1
+    raise Corrupt(f"the number at byte {at} does not end: the stream is damaged")

@@ -17,7 +17,7 @@ Integers = npt.NDArray[np.int32]
 _WORD = np.dtype("<u4")
 
 
-_PIXEL_QUANTUM = 2.0**-10
+_PIXEL_QUANTUM = 2.0**-8
 
 Model = tuple["constriction.stream.model.QuantizedGaussian", Floats, Floats]
 

@@ -314,6 +314,10 @@ def test_pack_arrays(run, ckpt, pixels):
     np.testing.assert_array_equal(np.load("y.npz")["x"], x[:3])
     run("unpack", "x.ddpa", "-o", "out", "--ckpt", ckpt)
     assert sorted(p.name for p in Path("out").iterdir()) == ["0.png", "1.png", "2.png"]
+    run("info", "x.ddpa", "--json", "i.json")
+    report = json.loads(Path("i.json").read_text())
+    assert report["file_bytes"] == Path("x.ddpa").stat().st_size
+    assert (report["images"], report["pixels"], report["steps"]) == (3, 192, 4)
     Path("damaged").write_bytes(Path("x.ddpa").read_bytes()[:-1])
     assert "checksum" in run("unpack", "damaged", "-o", "z", "--ckpt", ckpt, status=1).stderr
     assert "not a ddpm-codec archive" in run("unpack", "x.npz", "-o", "z", status=1).stderr

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import torch
 
+from ddpm_codec import archive
 from ddpm_codec.cli.common import (
     FilePath,
     ckpt_option,
@@ -191,14 +192,22 @@ def _write_picture(path: Path, picture: torch.Tensor, receiver: Receiver) -> Non
 @click.argument("stream", type=FilePath)
 @click.option("--json", "json_file", type=FilePath, help="Write it as JSON.")
 def info(stream: Path, json_file: Path | None) -> None:
-    """Describe a stream: picture, packets, bytes. Needs no model."""
+    """Describe a stream or an archive: pictures, packets, bytes. Needs no model."""
     if json_file is not None:
         check_writable(json_file)
     data = read_bytes(stream)
+    report = _describe_archive(data) if data.startswith(archive.MAGIC) else _describe(data)
+    if json_file is not None:
+        write_json(json_file, report)
+    for name, value in report.items():
+        click.echo(f"{name:16s} {value}")
+
+
+def _describe(data: bytes) -> dict[str, Any]:
     reader, _, cut = read_stream(data, packet_parser)
     header = reader.header
     assert header is not None
-    report = {
+    return {
         "file_bytes": len(data),
         "complete": cut is None,
         "width": header.width,
@@ -216,10 +225,21 @@ def info(stream: Path, json_file: Path | None) -> None:
         "packet_end_bits": reader.packet_ends,
         "x_0_bytes": None if reader.x_0 is None else len(reader.x_0),
     }
-    if json_file is not None:
-        write_json(json_file, report)
-    for name, value in report.items():
-        click.echo(f"{name:16s} {value}")
+
+
+def _describe_archive(data: bytes) -> dict[str, Any]:
+    parts = archive.read_archive(data)
+    return {
+        "file_bytes": len(data),
+        "images": len(parts.kinds),
+        "pixels": sum(kind.width * kind.height for kind in parts.kinds),
+        "grey": sum(kind.grey for kind in parts.kinds),
+        "named": bool(parts.names),
+        "model": parts.model.hex(),
+        "steps": parts.steps,
+        "lent_bytes": 4 * parts.lent,
+        "stack_bytes": 4 * len(parts.words),
+    }
 
 
 @click.command("truncate")
