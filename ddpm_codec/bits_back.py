@@ -33,7 +33,7 @@ Words = npt.NDArray[np.uint32]
 Integers = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
 
-CELLS = 8
+CELLS = 4
 """A grid's cells in the smaller of the standard deviations that it serves, at least."""
 WIDENINGS = (0, 4, 8)
 """Binary orders by which p's support is widened for a picture that it does not hold."""
