@@ -24,7 +24,7 @@ from ddpm_codec.container import (
 )
 from ddpm_codec.entropy import read_varint, varint
 from ddpm_codec.errors import ConfigError, Corrupt, VersionMismatch
-from ddpm_codec.shared_randomness import LENT, SharedRandomness
+from ddpm_codec.shared_randomness import INITIAL, SharedRandomness
 
 MAGIC = b"\xdda"
 VERSION = 1
@@ -47,21 +47,21 @@ class Kind:
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive's parts. `names`: one a picture, or none at all. `lent`: the words that the first
-    picture drew from beyond its own bits."""
+    """An archive's parts. `names`: one a picture, or none at all. `initial`: how many words lay on
+    the stack for the first picture to draw from."""
 
     model: bytes
     steps: int
     kinds: list[Kind]
     names: list[str]
-    lent: int
+    initial: int
     words: Words
 
     def pack(self) -> bytes:
         """Its bytes."""
         runs = [(kind, len(list(run))) for kind, run in itertools.groupby(self.kinds)]
         names = zlib.compress("\n".join(self.names).encode(), 9) if self.names else b""
-        numbers = [self.steps, self.lent, len(runs)]
+        numbers = [self.steps, self.initial, len(runs)]
         for kind, count in runs:
             numbers += [2 * count + kind.grey, kind.width, kind.height]
         body = MAGIC + bytes([VERSION]) + self.model
@@ -70,10 +70,10 @@ class Archive:
         return body + zlib.crc32(body).to_bytes(CRC_BYTES, "big")
 
 
-def lent_words(count: int) -> Words:
+def initial_words(count: int) -> Words:
     """(count,) what lies on the stack before the first picture: the last one is number 0."""
     shared = SharedRandomness(0, VERSION)
-    return shared.integers(LENT, 0, count, 1 << 32)[::-1].astype(np.uint32)
+    return shared.integers(INITIAL, 0, count, 1 << 32)[::-1].astype(np.uint32)
 
 
 def _kind(pixels: Tensor) -> Kind:
@@ -89,11 +89,11 @@ def _kind(pixels: Tensor) -> Kind:
 @dataclass(frozen=True)
 class Packed:
     """An archive's bytes; `picture_bits` (N,) what each picture added to the stack, which held
-    `lent_bits` before."""
+    `initial_bits` before."""
 
     data: bytes
     picture_bits: list[int]
-    lent_bits: int
+    initial_bits: int
 
 
 def pack(
@@ -117,17 +117,17 @@ def pack(
     kinds = [_kind(picture) for picture in pictures]
     coder = _coder(source, steps, progress)
     most = max(kind.width * kind.height for kind in kinds)
-    stack = Stack(lent_words(3 * most + _SPARE_WORDS))
+    stack = Stack(initial_words(3 * most + _SPARE_WORDS))
     bits = []
     for picture, kind in zip(reversed(pictures), reversed(kinds), strict=True):
         before = stack.bits
         coder.push(stack, picture, kind.grey)
         bits.append(stack.bits - before)
     unused = max(0, stack.fewest_words - _SPARE_WORDS)
-    lent = 3 * most + _SPARE_WORDS - unused
+    initial = 3 * most + _SPARE_WORDS - unused
     model = bytes.fromhex(source.hash)[:MODEL_HASH_BYTES]
-    archive = Archive(model, steps, kinds, list(names), lent, stack.words()[unused:])
-    return Packed(archive.pack(), bits[::-1], 32 * lent)
+    archive = Archive(model, steps, kinds, list(names), initial, stack.words()[unused:])
+    return Packed(archive.pack(), bits[::-1], 32 * initial)
 
 
 def unpack(
@@ -148,7 +148,7 @@ def unpack(
         yield coder.pop(stack, (kind.height, kind.width), kind.grey)
         if stack.fewest_words == 0:
             raise Corrupt(f"the stack is empty before the last picture: {DISAGREES}")
-    if not np.array_equal(stack.words(), Stack(lent_words(archive.lent)).words()):
+    if not np.array_equal(stack.words(), Stack(initial_words(archive.initial)).words()):
         raise Corrupt(f"the stack does not end where it began: {DISAGREES}")
 
 
@@ -200,7 +200,7 @@ def read_archive(data: bytes) -> Archive:
     start = len(MAGIC) + 1
     fields = _Fields(body, start + MODEL_HASH_BYTES)
     steps = fields.number(2, 1 << 16, "number of steps")
-    lent = fields.number(0, 3 * MAX_PIXELS + _SPARE_WORDS, "number of lent words")
+    initial = fields.number(0, 3 * MAX_PIXELS + _SPARE_WORDS, "number of initial words")
     kinds: list[Kind] = []
     for _ in range(fields.number(1, MAX_PICTURES, "number of runs")):
         count, grey = divmod(fields.number(2, 2 * MAX_PICTURES + 1, "length of a run"), 2)
@@ -214,10 +214,10 @@ def read_archive(data: bytes) -> Archive:
     rest = fields.bytes(max(0, len(body) - fields.at))
     if len(rest) % _WORD.itemsize:
         raise Corrupt(f"{len(rest)} bytes of coded pictures: not a whole number of words")
-    if lent > 3 * max(kind.width * kind.height for kind in kinds) + _SPARE_WORDS:
-        raise Corrupt(f"{lent} lent words: more than the pictures could use")
+    if initial > 3 * max(kind.width * kind.height for kind in kinds) + _SPARE_WORDS:
+        raise Corrupt(f"{initial} initial words: more than the pictures could use")
     words = np.frombuffer(rest, _WORD).astype(np.uint32)
-    return Archive(body[start : start + MODEL_HASH_BYTES], steps, kinds, names, lent, words)
+    return Archive(body[start : start + MODEL_HASH_BYTES], steps, kinds, names, initial, words)
 
 
 def _read_names(data: bytes, count: int) -> list[str]:

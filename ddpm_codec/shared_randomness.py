@@ -24,7 +24,7 @@ Singles = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
-CODEWORDS, DEAL, ARRIVALS, CODEBOOK, SIGNS, DITHER, LENT = range(7)
+CODEWORDS, DEAL, ARRIVALS, CODEBOOK, SIGNS, DITHER, INITIAL = range(7)
 """Streams: what a block's randomness is for. Streams never overlap."""
 
 LANES = 8

@@ -56,20 +56,20 @@ def test_unpack_gives_what_was_packed(source, pictures, names):
 
 
 def test_the_bytes_are_what_the_pictures_add(packed):
-    """The stack: what was lent and what the pictures added; else fields, names and a checksum."""
+    """Initial bits and what the pictures added, then fields, names and a checksum."""
     parts = read_archive(packed.data)
-    assert packed.lent_bits == 32 * parts.lent
+    assert packed.initial_bits == 32 * parts.initial
     stack = 32 * len(parts.words)
-    assert 0 <= stack - packed.lent_bits - sum(packed.picture_bits) < 96
+    assert 0 <= stack - packed.initial_bits - sum(packed.picture_bits) < 96
     assert len(packed.data) - 4 * len(parts.words) < 60 + sum(map(len, NAMES))
 
 
-def test_little_is_lent(source, pictures):
+def test_few_initial_bits(source, pictures):
     """No word below what the first picture reached stays in the file; later ones need none."""
     one, five = (pack(source, p, steps=4) for p in (pictures[:1], pictures[:1] * 5))
-    assert five.lent_bits <= one.lent_bits + 64
+    assert five.initial_bits <= one.initial_bits + 64
     dims = pictures[0].numel()
-    assert one.lent_bits < 16 * dims
+    assert one.initial_bits < 16 * dims
 
 
 def test_same_bytes_again(source, pictures, packed):
@@ -100,7 +100,7 @@ def unpacks_to(source, data, pictures):
 
 
 def test_forged_archives_are_errors(source, pictures, packed):
-    """With a right checksum. In the stack, what was lent finds any damage. Fields may be forged
+    """With a right checksum. In the stack, the initial bits find any damage. Fields may be forged
     into an archive that is as good: other names, say."""
     rng = np.random.default_rng(0)
     body = bytearray(packed.data[:-4])

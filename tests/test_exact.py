@@ -14,7 +14,15 @@ from .conftest import TINY, random_checkpoint
 
 @pytest.mark.parametrize(
     ("stride", "padding", "groups", "kernel"),
-    [(1, 1, 1, 3), (2, 0, 1, 3), (2, 1, 1, 3), (1, 0, 1, 1), (2, 0, 1, 1), (1, 0, 6, 1), (1, 1, 6, 3)],
+    [
+        (1, 1, 1, 3),
+        (2, 0, 1, 3),
+        (2, 1, 1, 3),
+        (1, 0, 1, 1),
+        (2, 0, 1, 1),
+        (1, 0, 6, 1),
+        (1, 1, 6, 3),
+    ],
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_shifted_sum_is_a_convolution(stride, padding, groups, kernel, bias):

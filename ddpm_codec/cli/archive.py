@@ -61,14 +61,14 @@ def pack_command(
         "bpd": 8 * len(packed.data) / dims,
         "picture_bpd": float(bpd.mean()),
         "picture_bpd_sem": float(bpd.std(ddof=1) / len(bpd) ** 0.5) if len(bpd) > 1 else None,
-        "lent_bits": packed.lent_bits,
-        "lent_bpd": packed.lent_bits / dims,
+        "initial_bits": packed.initial_bits,
+        "initial_bpd": packed.initial_bits / dims,
     }
     if json_file is not None:
         write_json(json_file, report)
     click.echo(
         f"{data} -> {out}: {len(pictures)} pictures, {report['file_bytes']} bytes, "
-        f"{report['bpd']:.3f} bits/dim, of which {report['lent_bpd']:.3f} lent to the first"
+        f"{report['bpd']:.3f} bits/dim, of which {report['initial_bpd']:.3f} initial bits"
     )
 
 

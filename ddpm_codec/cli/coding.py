@@ -237,7 +237,7 @@ def _describe_archive(data: bytes) -> dict[str, Any]:
         "named": bool(parts.names),
         "model": parts.model.hex(),
         "steps": parts.steps,
-        "lent_bytes": 4 * parts.lent,
+        "initial_bytes": 4 * parts.initial,
         "stack_bytes": 4 * len(parts.words),
     }
 
