@@ -8,7 +8,7 @@ whoever decodes (Townsend et al. 2019; in this order, which borrows two steps' w
 et al. 2019, Bit-Swap).
 
 Every x_t is a grid of integers in the model's coordinates, several cells to a standard deviation:
-exact on both sides. The Gaussians' parameters come of float64 and are `rounded`.
+exact on both sides. The Gaussians' parameters are computed in float64 and `rounded`.
 """
 
 import itertools
@@ -41,7 +41,6 @@ _DRAWN_STDS, _CODED_STDS = 8.0, 16.0
 _LEAST_REACH, _MOST_REACH = 1 << 9, 1 << 22
 _PARAMETER_QUANTUM = 2.0**-6
 _WIDENING_CHANCES = np.array([0.96, 0.02, 0.02])
-
 
 DISAGREES = "the file is damaged, or this machine's network disagrees with the packer's"
 
@@ -173,7 +172,9 @@ class BitsBack:
                 return
             except KeyError:
                 stack.restore(before)
-        raise ConfigError("a picture to which the model gives no probability")
+        raise ConfigError(
+            "the model gives a picture no probability: check its calibration, or `send --lossless`"
+        )
 
     def _push(self, stack: Stack, pixels: Tensor, grey: bool, order: int) -> None:
         shape, x_s = (1, *pixels.shape), self._flat(pixels)
