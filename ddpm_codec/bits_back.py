@@ -216,7 +216,7 @@ class BitsBack:
 
     def _flat(self, pixels: Tensor) -> Floats:
         """(D,) x_0 in the model's coordinates."""
-        x_0 = self.model.coordinates(from_uint8(pixels[None].double()))
+        x_0 = self.model.coordinates(from_uint8(pixels[None]).double())
         return np.asarray(x_0.flatten().numpy(), np.float64)
 
     def _step(self, rung: Rung, cells: Integers, shape: tuple[int, ...]) -> ReverseStep:
