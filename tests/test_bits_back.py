@@ -151,9 +151,9 @@ def test_drawn_x_t_have_the_forward_process(coder, source, pictures):
 
 
 def test_x_0_is_in_float64(coder, pictures):
-    """Its coordinates were once summed in float32: under other instructions (MKL_CBWR=COMPATIBLE)
-    the mean of x_1 then rounded to the other side somewhere, and the rest of the archive was lost."""
+    """Its coordinates were once summed in float32: under other instructions (MKL_CBWR=COMPATIBLE) a
+    mean of x_1 then rounded to the other side somewhere, and the rest of the archive was lost."""
     x_0 = coder._flat(pictures[0])
     exact = to_bands(from_uint8(pictures[:1]).double()).flatten().numpy()
-    assert 0 < np.abs(to_bands(from_uint8(pictures[:1])).flatten().numpy() - exact).max()
+    assert np.abs(to_bands(from_uint8(pictures[:1])).flatten().numpy() - exact).max() > 0
     assert np.abs(x_0 - exact).max() < 1e-12
