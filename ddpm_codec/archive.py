@@ -7,21 +7,17 @@ the stack proves that every picture before was decoded right.
 
 import itertools
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from ddpm_codec.bits_back import DISAGREES, BitsBack, Stack, Words
+from ddpm_codec.bound import Progress
 from ddpm_codec.checkpoint import Checkpoint
 from ddpm_codec.codec import MAX_PIXELS, is_grey
-from ddpm_codec.container import (
-    CRC_BYTES,
-    MAX_SIDE,
-    MODEL_HASH_BYTES,
-    check_model,
-)
+from ddpm_codec.container import CRC_BYTES, MAX_SIDE, MODEL_HASH_BYTES, check_model
 from ddpm_codec.entropy import read_varint, varint
 from ddpm_codec.errors import ConfigError, Corrupt, VersionMismatch
 from ddpm_codec.shared_randomness import INITIAL, SharedRandomness
@@ -31,14 +27,13 @@ VERSION = 1
 MAX_PICTURES = 1 << 20
 MAX_NAME_BYTES = 255
 _WORD = np.dtype("<u4")
-_SPARE_WORDS = 4
-
-Progress = Callable[[int], object]
+_SPARE_WORDS = 4  # the coder's state and its seal
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a decoder must know of a picture beforehand."""
+    """What a decoder must know of a picture beforehand: its sides in pixels, and whether it is one
+    plane."""
 
     width: int
     height: int
@@ -48,7 +43,8 @@ class Kind:
 @dataclass(frozen=True)
 class Archive:
     """An archive's parts. `names`: one a picture, or none at all. `initial`: how many words lay on
-    the stack for the first picture to draw from."""
+    the stack for the first picture to draw from. `words` (M,) uint32: the stack. `model`: the first
+    bytes of the checkpoint's hash."""
 
     model: bytes
     steps: int
@@ -168,7 +164,7 @@ def _check_name(name: str, error: type[Exception]) -> None:
 
 
 class _Fields:
-    """Reads an archive's fields one after the other; Corrupt where they end early."""
+    """Reads an archive's fields one after the other; Corrupt for a number that ends early."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self.data, self.at = data, at

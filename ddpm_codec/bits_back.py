@@ -39,7 +39,7 @@ WIDENINGS = (0, 4, 8)
 """Binary orders by which p's support is widened for a picture that it does not hold."""
 _DRAWN_STDS, _CODED_STDS = 8.0, 16.0
 _LEAST_REACH, _MOST_REACH = 1 << 9, 1 << 22
-_PARAMETER_QUANTUM = 2.0**-6
+_PARAMETER_QUANTUM = 2.0**-6  # of a cell
 _WIDENING_CHANCES = np.array([0.96, 0.02, 0.02])
 
 DISAGREES = "the file is damaged, or this machine's network disagrees with the packer's"

@@ -16,8 +16,7 @@ Integers = npt.NDArray[np.int32]
 
 _WORD = np.dtype("<u4")
 
-
-_PIXEL_QUANTUM = 2.0**-8
+_PIXEL_QUANTUM = 2.0**-8  # of a pixel's value, 0..255
 
 Model = tuple["constriction.stream.model.QuantizedGaussian", Floats, Floats]
 

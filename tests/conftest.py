@@ -40,9 +40,13 @@ def tiny() -> Checkpoint:
     return random_checkpoint(TINY)
 
 
-@pytest.fixture
-def pixels() -> torch.Tensor:
-    """Six smooth random pictures (6,3,8,8) uint8."""
-    coarse = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+def smooth_pictures(count: int) -> torch.Tensor:
+    """Smooth random pictures (count,3,8,8) uint8."""
+    coarse = torch.rand(count, 3, 2, 2, generator=torch.Generator().manual_seed(1))
     smooth = torch.nn.functional.interpolate(coarse, size=8, mode="bilinear")
     return (smooth * 255).round().to(torch.uint8)
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    return smooth_pictures(6)

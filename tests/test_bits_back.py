@@ -14,16 +14,14 @@ from ddpm_codec.calibration import calibrate
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.units import from_uint8
 
-from .conftest import TINY, random_checkpoint
+from .conftest import TINY, random_checkpoint, smooth_pictures
 
 STEPS = 6
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    coarse = torch.rand(64, 3, 2, 2, generator=torch.Generator().manual_seed(1))
-    smooth = torch.nn.functional.interpolate(coarse, size=8, mode="bilinear")
-    return (smooth * 255).round().to(torch.uint8)
+    return smooth_pictures(64)
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,12 @@ from ddpm_codec.receiving import Receiver
 from ddpm_codec.schedule import Plan
 from ddpm_codec.sending import Target, psnr_db, send
 
-from .conftest import TINY, random_checkpoint
+from .conftest import TINY, random_checkpoint, smooth_pictures
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    coarse = torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(1))
-    smooth = torch.nn.functional.interpolate(coarse, size=8, mode="bilinear")
-    return (smooth * 255).round().to(torch.uint8)
+    return smooth_pictures(8)
 
 
 @pytest.fixture(scope="module")
