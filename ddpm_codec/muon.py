@@ -1,6 +1,7 @@
 """Muon: momentum, orthogonalised (Jordan et al. 2024; `torch.optim.Muon` of later versions)."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,31 +24,36 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient, those of equal shape at once."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._update(weight, weight.grad, group["lr"], group["momentum"])
+                    alike.setdefault(weight.flatten(1).shape, []).append(weight)
+            for (rows, columns), weights in alike.items():
+                updates = torch.stack([self._follow(w, group["momentum"]) for w in weights])
+                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+                for weight, update in zip(weights, orthogonal(updates), strict=True):
+                    weight.sub_(update.reshape(weight.shape).to(weight.dtype), alpha=rate)
 
-    def _update(self, weight: Tensor, gradient: Tensor, rate: float, momentum: float) -> None:
-        state = self.state[weight]
+    def _follow(self, weight: Tensor, momentum: float) -> Tensor:
+        """The gradient (A,B h w) as the momentum, which takes it in, sees it."""
+        state, gradient = self.state[weight], cast(Tensor, weight.grad)
         if not state:
             state["momentum"] = torch.zeros_like(weight)
         average = state["momentum"].lerp_(gradient, 1 - momentum)
-        update = gradient.lerp(average, momentum).flatten(1)
-        rate *= max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-        weight.sub_(orthogonal(update).reshape(weight.shape).to(weight.dtype), alpha=rate)
+        return gradient.lerp(average, momentum).flatten(1)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """U W V^T for a matrix (A,B) of U S V^T, with the entries of W between about 0.7 and 1.2:
+def orthogonal(matrices: Tensor) -> Tensor:
+    """U W V^T for each matrix U S V^T of (N,A,B), with the entries of W between about 0.7 and 1.2:
     five iterations of Newton and Schulz's kind in bfloat16."""
-    x = matrix.bfloat16()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / x.norm().clamp_min(1e-7)
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

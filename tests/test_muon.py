@@ -13,7 +13,7 @@ def test_orthogonal_keeps_directions_and_levels_singular_values(shape):
     """The result has the singular vectors of what came, and singular values near 1."""
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
-    inside = u.T @ orthogonal(matrix).float() @ vt.T
+    inside = u.T @ orthogonal(matrix[None])[0].float() @ vt.T
     values = inside.diagonal()
     assert values.min() > 0.5
     assert values.max() < 1.4
@@ -39,6 +39,22 @@ def test_steps_are_those_of_pytorchs_muon():
             parameter.grad = gradient.reshape(parameter.shape).clone()
             optimizer.step()
     torch.testing.assert_close(ours.flatten(1), theirs, rtol=0, atol=2e-3)
+
+
+def test_matrices_of_equal_shape_are_followed_each_on_its_own():
+    """They go through the iterations together, which must not mix them."""
+    generator = torch.Generator().manual_seed(2)
+    gradients = [torch.randn(4, 6, 1, 1, generator=generator) * 10**i for i in range(3)]
+    together = [torch.nn.Parameter(torch.zeros(4, 6, 1, 1)) for _ in gradients]
+    alone = [torch.nn.Parameter(torch.zeros(4, 6, 1, 1)) for _ in gradients]
+    optimizers = [Muon(together, lr=0.02), *(Muon([p], lr=0.02) for p in alone)]
+    for parameter, other, gradient in zip(together, alone, gradients, strict=True):
+        parameter.grad, other.grad = gradient.clone(), gradient.clone()
+    for optimizer in optimizers:
+        optimizer.step()
+    for parameter, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(parameter, other, rtol=0, atol=2e-4)
+        assert other.abs().max() > 1e-3
 
 
 def test_depthwise_convolutions_are_adams():
