@@ -35,6 +35,9 @@ from ddpm_codec.relative_entropy import Gaussian, Ideal
 from ddpm_codec.shared_randomness import SharedRandomness
 from ddpm_codec.units import from_uint8, rmse_to_psnr_db
 
+_MEMORY_BYTES = 1 << 28
+"""Of codewords that the pictures of a batch share."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -170,7 +173,7 @@ def _send_batch(
         raise ConfigError(
             f"--max-bytes {target.max_bytes}: the shortest stream has {size_bytes(header, 0)} bytes"
         )
-    shared = SharedRandomness(header.seed, VERSION)
+    shared = SharedRandomness(header.seed, VERSION, _MEMORY_BYTES if len(pixels) > 1 else 0)
     jobs = [
         _Sending(
             pixels=picture,

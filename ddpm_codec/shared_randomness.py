@@ -11,6 +11,7 @@ matrix. The table alone ends at 4.33 standard deviations, which a Gaussian q far
 notices; a mixture of eight reaches 12.2 with the right density on the way.
 """
 
+import threading
 from functools import cache
 from importlib import resources
 
@@ -41,6 +42,8 @@ _ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _PIECE = 1 << 14
+_TILE = 256
+"""Candidates that `candidates` makes and keeps together."""
 
 
 def philox(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> Words:
@@ -95,13 +98,18 @@ def block_address(step: int, block: int) -> int:
 
 
 class SharedRandomness:
-    """Random access to the variates of (seed, version), both 0..2^32-1."""
+    """Random access to the variates of (seed, version), both 0..2^32-1.
 
-    def __init__(self, seed: int, version: int) -> None:
+    Pictures of a batch ask for the same candidates at the same step: up to `memory_bytes` of them
+    are kept until another step is asked for.
+    """
+
+    def __init__(self, seed: int, version: int, memory_bytes: int = 0) -> None:
         for name, value in (("seed", seed), ("format version", version)):
             if not 0 <= value < 1 << 32:
                 raise ConfigError(f"{name} {value}: choose an integer from 0 to {2**32 - 1}")
         self.key = (seed, version)
+        self._tiles = _Tiles(memory_bytes)
 
     def words(self, stream: int, block: int, candidates: Indices, columns: slice) -> Words:
         """(4, C, N) 32-bit words of counters (column, candidate, block, stream)."""
@@ -131,6 +139,24 @@ class SharedRandomness:
         halves = words.astype("<u4").view("<u2").reshape(4, -1, 2)
         lanes = np.take(normal_quantiles(), halves.transpose(0, 2, 1).reshape(LANES, -1))
         return np.ascontiguousarray(hadamard(lanes).T).reshape(len(candidates), -1)[:, :dims]
+
+    def candidates(self, block: int, first: int, count: int, dims: int) -> Singles:
+        """(count, dims) the codewords number first, first + 1, ... of a block, for a search."""
+        if not self._tiles.most_bytes:
+            return self.codewords(block, np.arange(first, first + count), dims)
+        last = first + count - 1
+        tiles = [
+            self._tile(block, number, dims) for number in range(first // _TILE, last // _TILE + 1)
+        ]
+        return np.concatenate([tile[:, :dims] for tile in tiles])[first % _TILE :][:count]
+
+    def _tile(self, block: int, number: int, dims: int) -> Singles:
+        """(_TILE, at least dims) codewords from _TILE * number on."""
+        tile = self._tiles.find(block, number)
+        if tile is None or tile.shape[1] < dims:
+            tile = self.codewords(block, _TILE * number + np.arange(_TILE), dims)
+            self._tiles.keep(block, number, tile)
+        return tile
 
     def normals(self, block: int, candidate: int, dims: int) -> Floats:
         """(dims,) one candidate, standard normal, as the receiver reads it."""
@@ -165,3 +191,28 @@ class SharedRandomness:
     def exponentials(self, stream: int, block: int, first: int, count: int) -> Floats:
         """(count,) Exp(1). For the sender alone: logarithms differ between machines."""
         return -np.log(self.uniforms(stream, block, first, count))
+
+
+class _Tiles:
+    """Codewords of one step by (block, number), of `most_bytes` together at the most."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._kept: dict[tuple[int, int], Singles] = {}
+        self._bytes, self._step = 0, -1
+        self._lock = threading.Lock()  # pictures are searched on threads
+
+    def find(self, block: int, number: int) -> Singles | None:
+        """The tile, if it is here."""
+        return self._kept.get((block, number))
+
+    def keep(self, block: int, number: int, tile: Singles) -> None:
+        """Put a tile in place of its narrower self, if there is room; forget other steps."""
+        with self._lock:
+            if block // BLOCKS_A_STEP != self._step:
+                self._kept, self._bytes, self._step = {}, 0, block // BLOCKS_A_STEP
+            before = self._kept.get((block, number))
+            more = tile.nbytes - (0 if before is None else before.nbytes)
+            if self._bytes + more <= self.most_bytes:
+                self._kept[block, number] = tile
+                self._bytes += more

@@ -173,6 +173,40 @@ def test_random_access_doesnt_depend_on_what_was_read_together(shared):
     np.testing.assert_array_equal(np.concatenate(parts), shared.uniforms(ARRIVALS, 4, 0, 21))
 
 
+@pytest.mark.parametrize("memory_bytes", [0, 1 << 12, 1 << 24])
+def test_candidates_are_the_codewords_whatever_is_remembered(memory_bytes):
+    """Of one step or another, wider and narrower than before, with and without room."""
+    shared = SharedRandomness(3, 1, memory_bytes)
+    requests = [(0, 0, 700, 9), (0, 300, 5, 4), (0, 255, 300, 20), (1, 0, 1, 9), (0, 0, 300, 9)]
+    for step in (0, 1, 0):
+        for block, first, count, dims in requests:
+            address = block_address(step, block)
+            expected = shared.codewords(address, first + np.arange(count), dims)
+            found = shared.candidates(address, first, count, dims)
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_remembered_candidates_are_made_once_and_bounded(monkeypatch):
+    made, codewords = [], SharedRandomness.codewords
+
+    def counted(self, block, candidates, dims, *rest):
+        made.append(len(candidates))
+        return codewords(self, block, candidates, dims, *rest)
+
+    monkeypatch.setattr(SharedRandomness, "codewords", counted)
+    tile_bytes = 256 * 8 * 4
+    shared = SharedRandomness(3, 1, 2 * tile_bytes)
+    for _ in range(3):
+        shared.candidates(block_address(0, 0), 0, 512, 8)
+    assert made == [256, 256]
+    shared.candidates(block_address(0, 1), 0, 256, 8)  # no room: made again each time
+    shared.candidates(block_address(0, 1), 0, 256, 8)
+    assert made == [256] * 4
+    shared.candidates(block_address(1, 1), 0, 256, 8)  # another step: what was kept goes
+    shared.candidates(block_address(1, 1), 0, 256, 8)
+    assert made == [256] * 5
+
+
 def test_uniforms_and_exponentials(shared):
     u = shared.uniforms(ARRIVALS, 0, 0, 50_000)
     assert 0 < u.min() < u.max() < 1

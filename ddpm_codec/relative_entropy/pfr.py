@@ -186,9 +186,7 @@ class PoissonFunctional:
         while first < self.most_candidates:
             count = min(count, self.most_candidates - first)
             times = time + np.cumsum(shared.exponentials(ARRIVALS, block, first, count))
-            scores = np.log(times) - ratio.nats(
-                shared.codewords(block, np.arange(first, first + count), dims)
-            )
+            scores = np.log(times) - ratio.nats(shared.candidates(block, first, count, dims))
             here = int(np.argmin(scores))
             if scores[here] < log_s:
                 best, log_s = first + here, float(scores[here])

@@ -180,9 +180,7 @@ def log_weights(ratio: LogRatio, shared: SharedRandomness, block: int, count: in
     weights = np.empty(count)
     for first in range(0, count, chunk):
         size = min(chunk, count - first)
-        weights[first : first + size] = ratio.nats(
-            shared.codewords(block, np.arange(first, first + size), dims)
-        )
+        weights[first : first + size] = ratio.nats(shared.candidates(block, first, size, dims))
     return weights
 
 
