@@ -104,7 +104,7 @@ def main(pictures, slow_pictures, coders, out):
             x_0, total = from_bands(lambda_.sqrt() * noise), 0.0
             spent.append([])
             error.append([])
-            for _, s, coded, x_0_hat in coder_walk(model, x_0, grid, coder, number):
+            for _, s, [coded], x_0_hat in coder_walk(model, x_0, grid, coder, [number]):
                 total += coded.spent_bits + coded.side_bits
                 spent[-1].append(total)
                 least = (lambda_ / (1 + snr[s] * lambda_)).sum()
