@@ -50,6 +50,8 @@ VALIDATION_CROPS = 256
               help="[default: the preset's]")  # fmt: skip
 @click.option("--learning-rate", type=float, help="Peak rate of Adam [default: the preset's].")
 @click.option("--muon-rate", type=float, help="Peak rate of Muon [default: the preset's].")
+@click.option("--decay", type=click.FloatRange(0, 1),
+              help="Last share of the run, in which rates fall [default: preset's].")  # fmt: skip
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto")
 @click.option("--save-minutes", default=4.0, show_default=True, help="Between checkpoints.")
 @click.option("--validate-minutes", default=8.0, show_default=True, help="Between validations.")
