@@ -82,7 +82,7 @@ def run(name, config, rule, photographs, crops, out):
         report = validate(trainer.checkpoint(with_state=False).model(), crops).as_json()
         log.validated(trainer, report["total_bpd"])
         checkpoint.save(trainer.checkpoint(), path)
-        log.write(path.with_suffix(".csv"))
+        log.write(path.with_suffix(".csv"), trainer)
         print(f"{name}: {trainer.seconds / 60:.1f} min, step {trainer.step}, "
               f"{report['total_bpd']:.4f} = {report['rate_bpd']:.4f} + "
               f"{report['decoder_bpd']:.4f} bits/dim", flush=True)  # fmt: skip
