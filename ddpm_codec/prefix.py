@@ -122,6 +122,11 @@ NEARBY_BELOW, NEARBY_ESCAPE = 4, 11
 NEARBY = Prefix((10, 7, 5, 3, 3, 1, 3, 4, 6, 8, 10, 9))
 """Of -4 .. 6 and the escape: how the size of a packet differs from the one before, in quarters."""
 _FAR = Raw(8)
+NEARBY_BITS = tuple(
+    length + (_FAR.bits if symbol == NEARBY_ESCAPE else 0)
+    for symbol, length in enumerate(NEARBY.lengths)
+)
+"""What each symbol costs, the escape with the eight bits behind it."""
 
 INDEX_CODES = tuple(
     HalfOctave(Prefix(tuple(int(digit, 36) for digit in lengths)))

@@ -19,7 +19,7 @@ from ddpm_codec.bound import BATCH_PIXELS, Progress
 from ddpm_codec.diffusion import MEASURED, DiffusionModel
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.gaussian import excess_kl_nats, sum_dims
-from ddpm_codec.prefix import NEARBY, NEARBY_BELOW, NEARBY_ESCAPE
+from ddpm_codec.prefix import NEARBY_BELOW, NEARBY_BITS, NEARBY_ESCAPE
 from ddpm_codec.relative_entropy.trellis import FIRST_RANK, size_ranks, spent_bits
 from ddpm_codec.schedule import Array, Indices, Plan
 from ddpm_codec.units import NATS_PER_BIT, from_uint8
@@ -108,8 +108,10 @@ def plan(
 
     With `lossless` the walk may end at any node, and x_0 follows from there. `calls`: at most so
     many network calls, one a step and one at the end (MOST_CALLS). Raises ConfigError if no walk
-    has so few.
+    has so few, or ends at no timestep below T.
     """
+    if not 1 <= end < table.nodes[0]:
+        raise ConfigError(f"--end {end}: choose a timestep from 1 to {table.nodes[0] - 1}")
     with np.errstate(invalid="ignore"):
         words = spent_bits(table.kl_bits, kappa)
     edge = np.where(np.isnan(words), np.inf, words).mean(axis=2)
@@ -128,9 +130,8 @@ def plan(
 
 def _side_bits(before: Indices, here: Indices) -> Array:
     """Mean over the last axis of the bits that code size `here` after size `before`."""
-    lengths = np.array(NEARBY.lengths)
-    symbol = np.clip(here - before + NEARBY_BELOW, -1, NEARBY_ESCAPE)
-    return np.asarray(lengths[symbol].mean(axis=-1))
+    symbol = np.clip(here - before + NEARBY_BELOW, -1, NEARBY_ESCAPE)  # -1: the escape, too
+    return np.asarray(np.array(NEARBY_BITS)[symbol].mean(axis=-1))
 
 
 def _cheapest(edge: Array, tail: Array, ranks: Indices, calls: int) -> list[int] | None:

@@ -9,9 +9,9 @@ import torch
 from ddpm_codec.bound import step_kl_nats
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.prefix import NEARBY, NEARBY_BELOW, NEARBY_ESCAPE
+from ddpm_codec.prefix import Nearby
 from ddpm_codec.relative_entropy.trellis import FIRST_RANK, size_ranks, spent_bits
-from ddpm_codec.stepping import StepTable, measure_steps, plan
+from ddpm_codec.stepping import StepTable, _side_bits, measure_steps, plan
 from ddpm_codec.units import NATS_PER_BIT, from_uint8
 
 
@@ -43,9 +43,7 @@ def cost(table, walk, kappa=16):
         for a, b in pairwise(walk):
             words = float(spent_bits(table.kl_bits[a, b, picture], kappa))
             rank = int(size_ranks(np.array(words)))
-            symbol = rank - before + NEARBY_BELOW
-            inside = 0 <= symbol < NEARBY_ESCAPE
-            total += words + NEARBY.lengths[symbol if inside else NEARBY_ESCAPE]
+            total += words + Nearby(before).length_bits(rank)
             before = rank
     return total / table.kl_bits.shape[2]
 
@@ -68,6 +66,20 @@ def test_plan_is_the_best_of_all_walks(table, end, calls):
     assert cost(table, walk) == pytest.approx(best)
     words = [spent_bits(table.kl_bits[a, b], 16).mean() / 3072 for a, b in pairwise(walk)]
     np.testing.assert_allclose(found.packet_bpd, words)
+
+
+def test_a_size_far_from_the_one_before_is_counted_with_its_escape():
+    """An escape is followed by the size in 8 bits, which the planner once left out."""
+    for before in (0, 6, 60):
+        for here in (0, 2, 6, 13, 30, 60, 90):
+            counted = _side_bits(np.array([before]), np.array([here]))
+            assert counted == Nearby(before).length_bits(here)
+
+
+@pytest.mark.parametrize("end", [0, 12, 5000])
+def test_an_end_outside_the_chain_is_refused(table, end):
+    with pytest.raises(ConfigError, match="from 1 to 11"):
+        plan(table, end=end)
 
 
 def test_lossless_plan_ends_where_x_0_is_cheap(table):
