@@ -50,6 +50,17 @@ class Terms:
     mse: Array
     clipped_mse: Array
 
+    def by_image(self, t: int) -> tuple[Array, Array, Array]:
+        """The three at t, (images,) each, for the images that visited it: an image may have drawn
+        a t more than once, and counts as one by the mean of its calls."""
+        at = np.flatnonzero(self.work.t == t)
+        _, image = np.unique(self.work.image[at], return_inverse=True)
+        nats, mse, clipped_mse = (
+            np.bincount(image, values[at]) / np.bincount(image)
+            for values in (self.nats, self.mse, self.clipped_mse)
+        )
+        return nats, mse, clipped_mse
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -93,17 +104,16 @@ class Bound:
         work, schedule = self.terms.work, self.model.schedule
         rows = []
         for t in np.unique(work.t[work.t >= 2])[::-1]:
-            at = work.t == t
-            kl_bpd = nats_to_bpd(self.terms.nats[at], self.dims)
-            mse = float(self.terms.mse[at].mean())
+            nats, mse, clipped = self.terms.by_image(int(t))
+            kl_bpd = nats_to_bpd(nats, self.dims)
             rows.append(
                 {
                     "t": int(t),
                     "kl_bpd": float(kl_bpd.mean()),
                     "kl_bpd_sem": standard_error(kl_bpd),
-                    "eps_mse": float(schedule.snr[t]) * mse,
-                    "x0_rmse_255": HALF_RANGE_255 * float(self.terms.clipped_mse[at].mean()) ** 0.5,
-                    "images": int(at.sum()),
+                    "eps_mse": float(schedule.snr[t] * mse.mean()),
+                    "x0_rmse_255": HALF_RANGE_255 * float(clipped.mean()) ** 0.5,
+                    "images": len(nats),
                 }
             )
         return rows

@@ -49,6 +49,23 @@ def test_sampled_estimate_has_no_bias(model, pixels):
         assert abs(difference.mean()) < 4.5 * difference.std(ddof=1) / np.sqrt(100)
 
 
+def test_an_image_that_drew_a_timestep_twice_counts_once(model, pixels):
+    """Its calls are not independent images: the standard error would come out too small."""
+    bound = evaluate_bound(model, pixels, torch.Generator().manual_seed(0), 19)
+    terms, repeated = bound.terms, 0
+    for row in bound.per_timestep():
+        at = terms.work.t == row["t"]
+        images = np.unique(terms.work.image[at])
+        kl = [terms.nats[at & (terms.work.image == i)].mean() for i in images]
+        kl_bpd = np.array(kl) / NATS_PER_BIT / bound.dims
+        assert row["images"] == len(images) <= len(pixels)
+        assert row["kl_bpd"] == pytest.approx(kl_bpd.mean())
+        if len(images) > 1:
+            assert row["kl_bpd_sem"] == pytest.approx(kl_bpd.std(ddof=1) / len(images) ** 0.5)
+        repeated += int(at.sum()) - len(images)
+    assert repeated > 0
+
+
 @pytest.mark.parametrize("calls", [1, 2, 5, 19])
 def test_weights_of_the_sampled_calls_add_up(model, calls):
     """Every t is visited with an expected weight of exactly one."""
