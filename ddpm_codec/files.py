@@ -1,6 +1,8 @@
 """Output files: written under a temporary name, then renamed; nothing is left half-written."""
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +15,33 @@ from ddpm_codec.errors import DataError
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it on success, remove it on failure.
 
-    Raises DataError when `path` can't be written.
+    A symbolic link stays one: what it points to is replaced. A device or a pipe stays what it is:
+    the whole file is written into it. Raises DataError when `path` can't be written.
     """
     check_writable(path)
-    partial = path.with_name(path.name + ".partial")
+    target = path.resolve()
+    special = _is_special(target)
     try:
-        yield partial
-        _follow_umask(partial)
-        partial.replace(path)
+        handle, name = tempfile.mkstemp(".partial", ".", None if special else target.parent)
+        os.close(handle)
+        partial = Path(name)
+        try:
+            yield partial
+            if special:
+                with partial.open("rb") as source, target.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+            else:
+                _follow_umask(partial)
+                partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether something is there that is neither a file nor a folder."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,8 +55,11 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path}: is a folder; the name of a file was expected")
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        target = path.resolve()
+        if not _is_special(target):
+            _check_folder(target.parent)
+        elif not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise _unwritable(path, error) from error
 
@@ -48,9 +68,15 @@ def make_folder(path: Path) -> None:
     """Create a folder and its parents. Raises DataError when that can't be done."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        _check_folder(path)
     except OSError as error:
         raise _unwritable(path, error) from error
-    check_writable(path / "probe")
+
+
+def _check_folder(folder: Path) -> None:
+    """OSError unless files can be made in it."""
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _follow_umask(path: Path) -> None:

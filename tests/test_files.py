@@ -1,0 +1,67 @@
+"""Output files: whole or not at all, and nothing else is touched."""
+
+import os
+import threading
+
+import pytest
+
+from ddpm_codec.errors import DataError
+from ddpm_codec.files import atomic, check_writable, make_folder, write_text
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("before")
+
+    def fail_halfway():
+        with atomic(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
+    assert path.read_text() == "before"
+    write_text(path, "after")
+    assert path.read_text() == "after"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_called_partial_is_left_alone(tmp_path):
+    """The temporary name was once NAME.partial, whoever had that."""
+    (tmp_path / "a.partial").write_text("somebody's")
+    write_text(tmp_path / "a", "x")
+    assert (tmp_path / "a.partial").read_text() == "somebody's"
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "file")
+    write_text(tmp_path / "link", "x")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "file").read_text() == "x"
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path):
+    """As /dev/null and /dev/stdout do, which a rename would replace for everybody."""
+    pipe, heard = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_text()), daemon=True)
+    reader.start()
+    write_text(pipe, "x" * 1000)
+    reader.join(timeout=60)
+    assert heard == ["x" * 1000]
+    assert pipe.is_fifo()
+    check_writable(pipe)
+
+
+def test_names_as_long_as_the_system_allows(tmp_path):
+    write_text(tmp_path / ("n" * 255), "x")
+    assert (tmp_path / ("n" * 255)).read_text() == "x"
+
+
+def test_a_folder_with_anything_in_it_is_a_folder(tmp_path):
+    (tmp_path / "out" / "probe").mkdir(parents=True)
+    make_folder(tmp_path / "out")
+    write_text(tmp_path / "f", "")
+    with pytest.raises(DataError, match="file exists"):
+        make_folder(tmp_path / "f")
