@@ -6,6 +6,7 @@ the stack proves that every picture before was decoded right.
 """
 
 import itertools
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -157,7 +158,8 @@ def _coder(source: Checkpoint, steps: int, progress: Progress | None) -> BitsBac
 
 def _check_name(name: str, error: type[Exception]) -> None:
     size = len(name.encode(errors="replace"))
-    if not 1 <= size <= MAX_NAME_BYTES or name in (".", "..") or not name.isprintable():
+    printable = all(c.isprintable() or unicodedata.category(c) == "Zs" for c in name)
+    if not 1 <= size <= MAX_NAME_BYTES or name in (".", "..") or not printable:
         raise error(f"{name[:80]!r} as a picture's name: 1 to {MAX_NAME_BYTES} printable bytes")
     if "/" in name or "\\" in name:
         raise error(f"{name[:80]!r} as a picture's name: it must name no folder")
@@ -222,11 +224,12 @@ def _read_names(data: bytes, count: int) -> list[str]:
         return []
     inflater, most = zlib.decompressobj(), (MAX_NAME_BYTES + 1) * count
     try:
-        names = inflater.decompress(data, most).decode().split("\n")
+        joined = inflater.decompress(data, most)
+        if not inflater.eof or joined.count(b"\n") != count - 1:  # before a list of them is made
+            raise Corrupt(f"the archive's names: {count} were expected")
+        names = joined.decode().split("\n")
     except (zlib.error, UnicodeDecodeError) as error:
         raise Corrupt("the archive's names can't be read: it is damaged") from error
-    if not inflater.eof or len(names) != count:
-        raise Corrupt(f"the archive's names: {count} were expected")
     for name in names:
         _check_name(name, Corrupt)
     return names

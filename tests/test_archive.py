@@ -1,5 +1,6 @@
 """Archives: many pictures, one stack, every byte checked."""
 
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch
 
 from ddpm_codec.archive import MAGIC, VERSION, Archive, Kind, pack, read_archive, unpack
 from ddpm_codec.calibration import calibrate
+from ddpm_codec.cli.archive import _names
 from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, ModelMismatch, VersionMismatch
 
 from .conftest import TINY, random_checkpoint
@@ -142,6 +144,44 @@ def test_names_that_would_leave_the_folder(source, pictures, name):
         archive = Archive(b"\0" * 4, 4, [Kind(1, 1, False)], [name], 0, np.ones(1, np.uint32))
         with pytest.raises(Corrupt, match="name"):
             read_archive(archive.pack())
+
+
+def test_unpacked_pictures_never_share_a_name():
+    """`x.bmp` becomes `x.bmp.png`; where there was one, both were once written to it."""
+    names = ["x.bmp", "X.BMP.png", "y.png", "y.PNG", "z.jpg"]
+    kinds = [Kind(1, 1, False)] * len(names)
+    found = _names(Archive(b"\0" * 4, 4, kinds, names, 0, np.ones(1, np.uint32)))
+    assert len({name.casefold() for name in found}) == len(names)
+    assert found == ["x.bmp~0.png", "X.BMP.png", "y.png", "y.PNG.png", "z.jpg.png"]
+
+
+def test_unpacked_names_are_never_too_long_for_a_file():
+    names = ["n" * 251 + ".bmp", "n" * 253, "n" * 246 + "~1.png", "\u00e9" * 127]
+    kinds = [Kind(1, 1, False)] * len(names)
+    found = _names(Archive(b"\0" * 4, 4, kinds, names, 0, np.ones(1, np.uint32)))
+    assert len(set(found)) == len(names)
+    assert max(len(name.encode()) for name in found) <= 255
+    assert all(name.endswith(".png") for name in found)
+
+
+def test_names_that_screenshots_have(source, pictures):
+    """U+202F, a narrow space, stands before AM and PM on one system."""
+    name = "Screenshot 2026-01-01 at 9.41.00\u202fAM.png"
+    packed = pack(source, pictures[:1], [name], steps=4)
+    assert read_archive(packed.data).names == [name]
+
+
+def test_names_are_counted_before_they_are_listed():
+    """Thousands of empty names deflate to nothing and took a hundred times the memory."""
+    count = 1 << 14
+    archive = Archive(b"\0" * 4, 4, [Kind(1, 1, False)] * count, [""] * (60 * count), 0,
+                      np.ones(1, np.uint32))  # fmt: skip
+    data = archive.pack()
+    tracemalloc.start()
+    with pytest.raises(Corrupt, match=f"{count} were expected"):
+        read_archive(data)
+    assert tracemalloc.get_traced_memory()[1] < 20 * 60 * count
+    tracemalloc.stop()
 
 
 def test_names_do_not_inflate_without_bound():

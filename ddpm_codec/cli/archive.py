@@ -1,5 +1,7 @@
 """`pack` and `unpack`."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -7,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_codec.archive import Archive, pack, read_archive, unpack
+from ddpm_codec.archive import MAX_NAME_BYTES, Archive, pack, read_archive, unpack
 from ddpm_codec.cli.common import (
     FilePath,
     ckpt_option,
@@ -94,11 +96,11 @@ def _pictures(data: str, limit: int | None) -> tuple[list[Tensor], list[str]]:
 def unpack_command(archive: Path, out: Path, ckpt: Path | None) -> None:
     """Unpack an archive: the pictures as they were, as PNGs or in one .npz."""
     as_npz = out.suffix == ".npz"
+    parts = read_archive(read_bytes(archive))
     if as_npz:
         check_writable(out)
     else:
         make_folder(out)
-    parts = read_archive(read_bytes(archive))
     if as_npz and len({(kind.width, kind.height) for kind in parts.kinds}) > 1:
         raise ConfigError(f"{out}: the pictures are of several sizes; give a folder instead")
     source = load_checkpoint(ckpt)
@@ -114,10 +116,31 @@ def unpack_command(archive: Path, out: Path, ckpt: Path | None) -> None:
 
 
 def _names(parts: Archive) -> list[str]:
-    """What the pictures' files are called: PNGs whatever they were before."""
+    """What the pictures' files are called: PNGs whatever they were before, no two alike (case
+    does not tell them apart everywhere)."""
+    count = len(parts.kinds)
     if not parts.names:
-        return [f"{i:0{len(str(len(parts.kinds) - 1))}d}.png" for i in range(len(parts.kinds))]
-    return [n if n.lower().endswith(".png") else n + ".png" for n in parts.names]
+        return [f"{i:0{len(str(count - 1))}d}.png" for i in range(count)]
+    names, taken = list(parts.names), set[str]()
+    for i in sorted(range(count), key=lambda i: not _is_png(names[i])):
+        names[i] = next(name for name in _candidates(names[i], i) if name.casefold() not in taken)
+        taken.add(names[i].casefold())
+    return names
+
+
+def _is_png(name: str) -> bool:
+    return name.lower().endswith(".png")
+
+
+def _candidates(name: str, number: int) -> Iterator[str]:
+    """Names of PNGs for the picture of this name and number, none longer than a name may be."""
+    if _is_png(name):
+        yield name
+    if len(name.encode()) + len(".png") <= MAX_NAME_BYTES:
+        yield name + ".png"
+    for attempt in itertools.count():
+        end = f"~{number}.png" if not attempt else f"~{number}.{attempt}.png"
+        yield name.encode()[: MAX_NAME_BYTES - len(end)].decode(errors="ignore") + end
 
 
 def _write_npz(path: Path, x: np.ndarray) -> None:
