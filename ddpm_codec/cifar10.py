@@ -1,10 +1,14 @@
 """CIFAR-10 (Krizhevsky 2009): downloaded once, checked, kept in the user's cache folder."""
 
 import hashlib
+import http.client
 import os
+import sys
 import tarfile
-import urllib.error
 import urllib.request
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +17,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ddpm_codec.errors import DataError
+
+if sys.platform != "win32":
+    import fcntl
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -54,7 +61,9 @@ def load_cifar10(
     archive, cache = archive or Archive(), cache or cache_folder()
     path = cache / archive.name
     if not path.exists():
-        _download(archive, path)
+        with _in_turn(cache):
+            if not path.exists():
+                _download(archive, path)
     names = [f"data_batch_{i}" for i in range(1, 6)] if train else ["test_batch"]
     batches: list[Pixels] = []
     for name in names:
@@ -68,7 +77,7 @@ def _read_batch(path: Path, name: str, records: int) -> Pixels:
         with tarfile.open(path, "r:gz") as tar:
             member = tar.extractfile(f"cifar-10-batches-bin/{name}.bin")
             raw = b"" if member is None else member.read(records * _RECORD_BYTES + 1)
-    except (OSError, KeyError, tarfile.TarError, EOFError) as error:
+    except (OSError, KeyError, tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: damaged ({error}): delete it, to download it again") from error
     if len(raw) != records * _RECORD_BYTES:
         raise DataError(f"{path}: its {name} is not {records} pictures: delete it")
@@ -76,13 +85,31 @@ def _read_batch(path: Path, name: str, records: int) -> Pixels:
     return np.ascontiguousarray(planes.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1))
 
 
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """One process at a time, of those on one machine that share a folder (torchrun's); made where
+    it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if sys.platform == "win32":
+            yield
+            return
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(f"{folder}: {(error.strerror or str(error)).lower()}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, too
+        yield
+    finally:
+        os.close(lock)
+
+
 def _download(archive: Archive, path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _fetch(archive, partial)
         found = _md5(partial)
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
+    except (http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise DataError(
             f"cifar10: can't be downloaded ({reason}); connect, or put {archive.name} into "
@@ -112,6 +139,8 @@ def _fetch(archive: Archive, partial: Path) -> None:
                     raise OSError("longer than expected")
                 file.write(piece)
                 bar.update(len(piece))
+            if file.tell() < archive.bytes:
+                raise OSError("the connection ended early; try again to go on")
 
 
 def _md5(path: Path) -> str:

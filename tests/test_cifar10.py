@@ -5,6 +5,7 @@ import http.server
 import io
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -73,6 +74,17 @@ def test_download_then_cache(served, tmp_path):
     assert handler.asked == [0]
 
 
+def test_a_connection_that_ends_early_leaves_what_came(served, packed, tmp_path):
+    """It once counted as whole, failed the MD5 and was thrown away."""
+    archive, handler = served
+    handler.content = packed[:1000]
+    with pytest.raises(DataError, match="ended early"):
+        load_cifar10(False, None, archive, tmp_path)
+    handler.content = packed
+    np.testing.assert_array_equal(load_cifar10(False, None, archive, tmp_path), pictures(5))
+    assert handler.asked == [0, 1000]
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_download_goes_on_where_it_stopped(served, packed, tmp_path, ranges):
     archive, handler = served
@@ -81,6 +93,17 @@ def test_a_download_goes_on_where_it_stopped(served, packed, tmp_path, ranges):
     np.testing.assert_array_equal(load_cifar10(False, None, archive, tmp_path), pictures(5))
     assert handler.asked == [1000]
     assert [p.name for p in tmp_path.iterdir()] == [archive.name]
+
+
+def test_processes_that_want_it_at_once_download_it_once(served, tmp_path):
+    """As under torchrun with an empty cache: they once appended to the same partial file. Threads
+    stand for processes here: the lock is the opened folder's."""
+    archive, handler = served
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(load_cifar10, False, None, archive, tmp_path / "new") for _ in range(4)]
+        for job in jobs:
+            np.testing.assert_array_equal(job.result(), pictures(5))
+    assert handler.asked == [0]
 
 
 def test_another_content_is_refused(served, tmp_path):
