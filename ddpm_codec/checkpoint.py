@@ -60,7 +60,7 @@ class ModelConfig:
 
 
 MODEL_PRESETS = {
-    "paper": ModelConfig(),
+    "paper": ModelConfig(time="index"),
     "small": ModelConfig(PRESETS["small"], parameterization="v", time="log_snr"),
     "medium": ModelConfig(PRESETS["medium"], parameterization="v", time="log_snr"),
 }
@@ -237,7 +237,7 @@ def _about(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     try:
         about = json.loads(text)
         version, _, _, _ = (about[key] for key in ("format", "config", "notes", "hash"))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its description is damaged") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
@@ -279,10 +279,12 @@ def _calibration(path: Path, tensors: dict[str, Tensor], config: ModelConfig) ->
 def _plan(path: Path, tensors: dict[str, Tensor], T: int) -> Plan | None:
     if sorted(tensors) != sorted(f.name for f in fields(Plan)):
         return None
+    if [tensors[k].dtype for k in ("timesteps", "packet_bpd")] != [torch.int64, torch.float64]:
+        raise CheckpointError(f"{path}: its plan is damaged")
     t, bpd = tensors["timesteps"].numpy(), tensors["packet_bpd"].numpy()
-    falling = t.dtype == np.int64 and t.ndim == 1 and bool(np.all(np.diff(t) < 0))
+    falling = t.ndim == 1 and bool(np.all(np.diff(t) < 0))
     if not falling or not 2 <= len(t) <= _MOST_PLANNED or t[0] != T or t[-1] < 1:
         raise CheckpointError(f"{path}: its plan is damaged")
-    if bpd.dtype != np.float64 or bpd.shape != (len(t) - 1,) or not np.isfinite(bpd).all():
+    if bpd.shape != (len(t) - 1,) or not np.isfinite(bpd).all():
         raise CheckpointError(f"{path}: its plan is damaged")
     return Plan(t, bpd)

@@ -4,8 +4,10 @@ Only 8-bit colour comes out of here, (N,H,W,3) or (N,3,H,W) as each function say
 palette pictures become RGB; what has no faithful 8-bit RGB form is refused with the reason.
 """
 
+import tokenize
 import warnings
 import zipfile
+import zlib
 from importlib import resources
 from pathlib import Path
 
@@ -25,6 +27,9 @@ MAX_PIXELS = 1 << 27
 """Pictures with more pixels are refused before they are decoded."""
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"}
+_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, SyntaxError, tokenize.TokenError,
+           zlib.error, zipfile.BadZipFile)  # fmt: skip
+"""What numpy and zipfile raise for an .npz that is none."""
 NAMED = ("sample", "cifar10", "cifar10-train")
 
 
@@ -41,7 +46,9 @@ def read_image(path: Path) -> Pixels:
                 _check_header(picture, path)
                 picture.load()
                 return np.asarray(_to_rgb(ImageOps.exif_transpose(picture), path))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # whatever a decoder trips over: struct.error, TypeError, ...
         if isinstance(error, OSError) and error.strerror:
             raise DataError(f"{path}: {error.strerror.lower()}") from error
         raise DataError(f"{path}: not a picture that can be read ({_first_line(error)})") from error
@@ -157,7 +164,7 @@ def _read_npz(path: Path, limit: int | None) -> Pixels:
             raw = member.read(size)
     except KeyError as error:
         raise DataError(f"{path}: no array named x; expected x uint8 (N,H,W,3)") from error
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGE as error:
         reason = getattr(error, "strerror", None) or _first_line(error)
         raise DataError(f"{path}: can't be read as an .npz ({reason})") from error
     if len(raw) != size:
@@ -168,7 +175,7 @@ def _read_npz(path: Path, limit: int | None) -> Pixels:
 def _check_array(
     path: Path, shape: tuple[int, ...], dtype: np.dtype, fortran_order: bool, limit: int | None
 ) -> int:
-    if dtype != np.uint8 or fortran_order or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+    if dtype != np.uint8 or fortran_order or len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
         raise DataError(f"{path}: x is {dtype} {shape}; expected uint8 (N,H,W,3), row by row")
     count = shape[0] if limit is None else min(shape[0], limit)
     if count * shape[1] * shape[2] > MAX_PIXELS:

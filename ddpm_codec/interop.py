@@ -8,11 +8,11 @@ OpenAI's variants of it. What differs is refused by name. Timesteps count from 0
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -72,8 +72,9 @@ def unet_config(raw: Mapping[str, Any]) -> UNetConfig:
         "center_input_sample": False,
         "add_attention": bool(attention),
         "class_embed_type": None,
+        "attn_norm_num_groups": None,
     }
-    assumed = {"add_attention": True, "class_embed_type": None}
+    assumed = {"add_attention": True, "class_embed_type": None, "attn_norm_num_groups": None}
     found = assumed | dict(raw) | {"down_block_types": list(downs), "up_block_types": list(ups)}
     for name, value in needed.items():
         if found.get(name) != value:
@@ -100,6 +101,8 @@ def schedule_config(raw: Mapping[str, Any]) -> tuple[ScheduleConfig, Parameteriz
     kind, prediction = raw.get("beta_schedule"), raw.get("prediction_type", "epsilon")
     if kind not in _SCHEDULES or prediction not in _PREDICTIONS or raw.get("trained_betas"):
         raise CheckpointError(f"a scheduler with betas {kind!r} and prediction {prediction!r}")
+    if raw.get("rescale_betas_zero_snr"):
+        raise CheckpointError("a scheduler with rescale_betas_zero_snr: only without")
     config = ScheduleConfig(
         _SCHEDULES[kind],
         int(raw["num_train_timesteps"]),
@@ -116,8 +119,11 @@ def load_diffusers(folder: Path) -> Checkpoint:
     network, scheduler = (
         folder / name if (folder / name).is_dir() else folder for name in ("unet", "scheduler")
     )
-    unet = unet_config(_read_json(network / "config.json"))
-    schedule, prediction = schedule_config(_read_json(scheduler / "scheduler_config.json"))
+    try:
+        unet = unet_config(_read_json(network / "config.json"))
+        schedule, prediction = schedule_config(_read_json(scheduler / "scheduler_config.json"))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{folder}: its configuration is damaged ({error!r})") from error
     config = ModelConfig(unet, schedule, prediction, time="index")
     pickled = (network / WEIGHTS).with_suffix(".bin")
     tensors = _read_tensors(pickled if pickled.exists() and not (network / WEIGHTS).exists()
@@ -150,7 +156,7 @@ def load_state_dict(
     """
     tensors = _read_tensors(path)
     if not is_openai(tensors):
-        config = replace(MODEL_PRESETS["paper"], time="index")
+        config = MODEL_PRESETS["paper"]
         weights = rename(config, tensors, "pesser")
         return Checkpoint(config, weights, notes={"imported": {"from": "pesser/pytorch_diffusion"}})
     unet = infer_config(tensors, heads)
@@ -200,7 +206,10 @@ def save_diffusers(source: Checkpoint, folder: Path) -> None:
                     tensor[:, :, 0, 0] if is_linear else tensor
                 ).contiguous()
     with atomic(folder / "unet" / WEIGHTS) as partial:
-        save_file(weights, partial)
+        try:
+            save_file(weights, partial)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
     write_text(folder / "unet" / "config.json", json.dumps(_diffusers_unet(unet), indent=1))
     scheduler = {
         "_class_name": "DDPMScheduler",

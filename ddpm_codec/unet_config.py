@@ -7,6 +7,7 @@ from ddpm_codec.errors import ConfigError
 
 GROUPS = 32
 """Of group normalisation."""
+MOST_OCTAVE = 16
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class UNetConfig:
             raise ConfigError("a U-Net with multipliers outside 1..16 or dropout outside [0, 1)")
         if not all(0 <= level < len(self.multipliers) for level in self.attention):
             raise ConfigError("a U-Net with attention at a level that it does not have")
+        if not all(0 <= octave <= MOST_OCTAVE for octave in self.fourier):
+            raise ConfigError(f"a U-Net with octaves outside 0..{MOST_OCTAVE}")
         if self.channels % self.heads:
             raise ConfigError(f"{self.heads} heads don't divide {self.channels} channels")
         if self.norm == "group" and self.channels % GROUPS:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ddpm_codec import checkpoint
 from ddpm_codec.calibration import calibrate
-from ddpm_codec.checkpoint import MODEL_PRESETS, Checkpoint, build_network
+from ddpm_codec.checkpoint import MODEL_PRESETS, Checkpoint, _plan, build_network
 from ddpm_codec.errors import CheckpointError, DataError
 
 
@@ -124,6 +124,11 @@ def corrupt(path, kind):
         edited(path, lambda a: a["config"]["unet"].update(channels="many"))
     elif kind == "unknown word":
         edited(path, lambda a: a["config"]["unet"].update(dialect="klingon"))
+    elif kind == "a description without end":
+        tensors = load_file(path)
+        save_file(tensors, path, metadata={"ddpm_codec": "[" * 100_000})
+    elif kind == "an octave beyond floats":
+        edited(path, lambda a: a["config"]["unet"].update(fourier=[5000]))
     elif kind == "unknown field":
         edited(path, lambda a: a["config"].update(plan=3))
     elif kind == "other format":
@@ -152,6 +157,8 @@ def _metadata(data):
         "absurd network",
         "field of another type",
         "unknown word",
+        "a description without end",
+        "an octave beyond floats",
         "unknown field",
         "other format",
     ],
@@ -163,6 +170,16 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(saved, kind):
         checkpoint.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plan_of_numbers_that_numpy_lacks_is_damage(tmp_path):
+    """One whose hash is right: a TypeError once came out."""
+    tensors = {
+        "timesteps": torch.tensor([20, 1]),
+        "packet_bpd": torch.zeros(1, dtype=torch.bfloat16),
+    }
+    with pytest.raises(CheckpointError, match="plan is damaged"):
+        _plan(tmp_path, tensors, 20)
 
 
 def test_a_field_at_its_default_is_no_part_of_the_hash(saved):

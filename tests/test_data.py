@@ -128,6 +128,17 @@ def test_npz_and_folder_give_the_same_batch(tmp_path):
     np.testing.assert_array_equal(cropped.permute(0, 2, 3, 1).numpy(), images[:, 2:6, 2:6])
 
 
+def test_damaged_exif_is_one_error(tmp_path):
+    """Pillow lets struct.error out of a PNG's eXIf chunk that ends early."""
+    path, out = tmp_path / "x.png", io.BytesIO()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(out, "PNG")
+    data, chunk = out.getvalue(), b"eXIfII*\0"
+    exif = (4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    path.write_bytes(data[:33] + exif + data[33:])
+    with pytest.raises(DataError, match="not a picture that can be read"):
+        read_image(path)
+
+
 def bad_npz(path, kind):
     if kind == "pickled objects":
         np.savez(path, x=np.array([{"a": 1}], dtype=object))
@@ -144,13 +155,39 @@ def bad_npz(path, kind):
         np.savez(good, x=np.zeros((2, 8, 8, 3), np.uint8))
         with zipfile.ZipFile(good) as z, zipfile.ZipFile(path, "w") as out:
             out.writestr("x.npy", z.read("x.npy")[:-5])
+    elif kind == "negative shape":
+        header = "{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 8, 8, 3), }"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+            length = len(header).to_bytes(2, "little")
+            out.writestr("x.npy", b"\x93NUMPY\1\0" + length + header.encode() + bytes(1 << 20))
+    elif kind == "header of no language":
+        with zipfile.ZipFile(path, "w") as out:
+            out.writestr("x.npy", b"\x93NUMPY\1\0\x03\0{'(" + bytes(99))
+    elif kind == "damaged deflation":
+        np.savez_compressed(path, x=RNG.integers(0, 9, (2, 8, 8, 3), dtype=np.uint8))
+        data = bytearray(path.read_bytes())
+        data[60:90] = bytes(30)
+        path.write_bytes(data)
     elif kind == "empty":
         np.savez(path, x=np.zeros((0, 8, 8, 3), np.uint8))
     return path
 
 
 @pytest.mark.parametrize(
-    "kind", ["pickled objects", "float", "shape", "name", "pickle file", "short", "empty", "none"]
+    "kind",
+    [
+        "pickled objects",
+        "float",
+        "shape",
+        "negative shape",
+        "header of no language",
+        "name",
+        "damaged deflation",
+        "pickle file",
+        "short",
+        "empty",
+        "none",
+    ],
 )
 def test_bad_npz_is_refused(tmp_path, kind):
     path = bad_npz(tmp_path / "x.npz", kind)

@@ -118,6 +118,14 @@ def test_export_is_read_by_diffusers_and_by_us(tmp_path):
     np.testing.assert_allclose(betas, source.model("beta").schedule.beta[1:], rtol=2e-5)
 
 
+def test_models_of_the_paper_preset_are_exported(tmp_path):
+    """A narrower one. They once counted t from 1, which no diffusers folder can say."""
+    unet = replace(MODEL_PRESETS["paper"].unet, channels=32, multipliers=(1, 1), blocks=1)
+    source = random_checkpoint(replace(MODEL_PRESETS["paper"], unet=unet))
+    save_diffusers(source, tmp_path / "out")
+    assert load_diffusers(tmp_path / "out").hash == source.hash
+
+
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 def test_schedules_are_those_of_diffusers(tmp_path, kind):
     diffusers = pytest.importorskip("diffusers")
@@ -167,7 +175,7 @@ def test_state_dict_of_pesser(tmp_path, monkeypatch):
                  "down.1.block.0.temb_proj.weight"):  # fmt: skip
         assert name in theirs
     torch.save(theirs, tmp_path / "model.ckpt")
-    monkeypatch.setitem(MODEL_PRESETS, "paper", replace(config, time="t"))
+    monkeypatch.setitem(MODEL_PRESETS, "paper", config)
     found = load_state_dict(tmp_path / "model.ckpt")
     assert found.config == config
     assert all(torch.equal(found.weights[k], v) for k, v in source.weights.items())
@@ -193,11 +201,33 @@ def test_nothing_but_tensors_is_unpickled(tmp_path, capsys):
         ({"flip_sin_to_cos": True}, "flip_sin_to_cos"),
         ({"block_out_channels": [32, 48, 64, 64]}, "block_out_channels"),
         ({"down_block_types": ["SkipDownBlock2D"] * 4}, "down_block_types"),
+        ({"attn_norm_num_groups": 8}, "attn_norm_num_groups"),
+        ({"block_out_channels": 32}, "damaged"),
+        ({"down_block_types": None}, "damaged"),
+        ({"layers_per_block": [2]}, "damaged"),
     ],
 )
 def test_another_architecture_is_refused_by_name(tmp_path, change, reason):
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text(json.dumps(SMALLER | change))
+    with pytest.raises(CheckpointError, match=reason):
+        load_diffusers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({"beta_schedule": ["linear"]}, "damaged"),
+        ({"beta_start": None}, "damaged"),
+    ],
+)
+def test_another_scheduler_is_refused_by_name(tmp_path, change, reason):
+    scheduler = {"num_train_timesteps": 10, "beta_start": 1e-4, "beta_end": 0.02,
+                 "beta_schedule": "linear"}  # fmt: skip
+    for name, raw in (("unet/config", SMALLER), ("scheduler/scheduler_config", scheduler | change)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.json").write_text(json.dumps(raw))
     with pytest.raises(CheckpointError, match=reason):
         load_diffusers(tmp_path)
 
@@ -214,10 +244,13 @@ def test_commands(tmp_path, monkeypatch):
     assert (
         load_diffusers(tmp_path / "again").hash == checkpoint.load(tmp_path / "m.safetensors").hash
     )
+    checkpoint.save(random_checkpoint(replace(TINY, unet=replace(TINY.unet, image_channels=1))),
+                    tmp_path / "grey.safetensors")  # fmt: skip
     for command in (
         ["import", "no", "-o", "x"],
         ["export", "-o", "x"],
         ["import", "again/unet", "-o", "x"],
+        ["nll", "--ckpt", "grey.safetensors"],
     ):
         result = run.invoke(main, command)
         assert (result.exit_code, result.output.count("\n")) == (1, 1)
