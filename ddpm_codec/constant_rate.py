@@ -15,7 +15,7 @@ from ddpm_codec.diffusion import ReverseStep
 from ddpm_codec.entropy import BitReader, BitWriter, Centred, EliasGamma
 from ddpm_codec.errors import ConfigError, Corrupt
 from ddpm_codec.gaussian import excess_kl_nats, sum_dims
-from ddpm_codec.relative_entropy import Coded, Gaussian, Private, Trellis
+from ddpm_codec.relative_entropy import Coded, Gaussian, Private, Trellis, kl_bits
 from ddpm_codec.relative_entropy.trellis import spent_bits
 from ddpm_codec.schedule import Indices
 from ddpm_codec.shared_randomness import Floats, SharedRandomness
@@ -57,7 +57,13 @@ class ConstantRate:
         writer: BitWriter,
         private: Private,
     ) -> Coded:
-        """The jump, then the step."""
+        """The jump, then the step. ConfigError for one that would need too many blocks."""
+        rate_bits, needed = self.trellis.sizes[0], float(kl_bits(q, p).sum())
+        if needed > _MOST_BLOCKS * rate_bits:
+            raise ConfigError(
+                f"a step of {needed:.0f} bits: at most {_MOST_BLOCKS} blocks of {rate_bits} bits "
+                "can follow each other; choose larger --rate-bits"
+            )
         self.jumps.write(writer, self.jump)
         side = self.jumps.length_bits(self.jump)
         coded = self.trellis.encode(q, p, shared, step, writer, private)

@@ -23,6 +23,7 @@ MAGIC = b"\xddp"
 VERSION = 3
 MODEL_HASH_BYTES = 4
 CRC_BYTES = 4
+_MOST_LENGTH_BYTES = 5
 MAX_SIDE = (1 << 14) - 1
 MAX_SEED = (1 << 28) - 1
 _FIXED_BYTES = len(MAGIC) + 1 + MODEL_HASH_BYTES + 3
@@ -196,20 +197,30 @@ class StreamReader:
                 return []
             self.header, self._header_bytes = found
             self._parse = self._parser(self.header)
-        packets = []
-        reader = BitReader(bytes(self._data[self._header_bytes :]))
-        reader.read(self._bits)
-        while len(self.packet_ends) < self.header.packets and self._parse is not None:
+        packets = self._parse_packets(self.header)
+        limit = self._end_of_packets() + CRC_BYTES
+        if self.header.lossless:
+            limit += CRC_BYTES + _MOST_LENGTH_BYTES + 4 * self.header.dims + 64
+        if len(self.packet_ends) == self.header.packets and len(self._data) > limit:
+            raise Corrupt(f"bytes after the end of the stream at byte {self._end_of_packets()}")
+        return packets
+
+    def _parse_packets(self, header: Header) -> list[list[int]]:
+        """Those that are whole now. Only bytes that no packet has used are looked at."""
+        packets: list[list[int]] = []
+        if len(self.packet_ends) == header.packets or self._parse is None:
+            return packets
+        whole_bytes, bits = divmod(self._bits, 8)
+        reader = BitReader(bytes(self._data[self._header_bytes + whole_bytes :]))
+        reader.read(bits)
+        while len(self.packet_ends) < header.packets:
             try:
                 packets.append(self._parse(self._previous, reader))
             except Truncated:
                 break
             self._previous = packets[-1]
-            self._bits = reader.position
+            self._bits = 8 * whole_bytes + reader.position
             self.packet_ends.append(self._bits)
-        limit = self._end_of_packets() + 4 + 4 * self.header.dims + 64
-        if len(self.packet_ends) == self.header.packets and len(self._data) > limit:
-            raise Corrupt(f"bytes after the end of the stream at byte {self._end_of_packets()}")
         return packets
 
     def _end_of_packets(self) -> int:
@@ -224,7 +235,7 @@ class StreamReader:
         if padding and data[at - 1] & ((1 << padding) - 1):
             raise Corrupt(f"the padding before byte {at} is not zero: the stream is damaged")
         if self.header.lossless:
-            length = read_varint(data, at, 5)
+            length = read_varint(data, at, _MOST_LENGTH_BYTES)
             if length is None:
                 raise self._truncated()
             end = length[1] + length[0]

@@ -194,12 +194,15 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(data: bytes, at: int, most_bytes: int) -> tuple[int, int] | None:
-    """(value, next position), or None where more bytes are needed."""
+    """(value, next position), or None where more bytes are needed. Corrupt for a number that goes
+    on, or that fewer bytes would hold: a length must follow from the value."""
     value = 0
     for i in range(most_bytes):
         if at + i >= len(data):
             return None
         value |= (data[at + i] & 0x7F) << (7 * i)
+        if data[at + i] == 0 and i:
+            raise Corrupt(f"the number at byte {at} is longer than it need be: damaged")
         if data[at + i] < 0x80:
             return value, at + i + 1
     raise Corrupt(f"the number at byte {at} does not end: the stream is damaged")

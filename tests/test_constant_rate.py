@@ -55,6 +55,14 @@ def test_packets_say_where_they_lead():
     np.testing.assert_array_equal(coder.decode(p, shared, 0, reader), coded.sample)
 
 
+def test_a_step_of_too_many_blocks_is_refused():
+    """It was once cut to 4096 blocks, and fell short of q without a word."""
+    q, p = problem(17_000, dims=2048)
+    coder = ConstantRate(4, 6, 2, [9, 0, 0])
+    with pytest.raises(ConfigError, match="larger --rate-bits"):
+        coder.encode(q, p, SharedRandomness(0, 1), 0, BitWriter(), np.random.default_rng(0))
+
+
 def test_damage_and_bad_parameters_are_refused():
     for rate_bits in (3, 1021):
         with pytest.raises(ConfigError):

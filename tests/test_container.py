@@ -1,6 +1,7 @@
 """Oracle 7: prefixes, chunks and flipped bits of streams, with packets of known integers."""
 
 import random
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -129,7 +130,17 @@ def test_other_things_are_told_apart():
     with pytest.raises(Corrupt, match="after the end"):
         read_stream(data + b"x", parser)
     with pytest.raises(Corrupt, match="after the end"):
-        StreamReader(parser).feed(data + bytes(1 << 20))
+        StreamReader(parser).feed(data + b"x")  # at once: nothing can follow a lossy stream
+
+
+def test_a_number_in_more_bytes_than_it_needs_is_damage():
+    """With a right check: `truncate` takes the header's length from its values."""
+    body = bytearray(replace(HEADER, packets=1).pack()[:-2])
+    at = body.index(HEADER.width, 8)
+    body[at : at + 1] = bytes([HEADER.width | 0x80, 0])
+    body += (zlib.crc32(body) & 0xFFFF).to_bytes(2, "big")
+    with pytest.raises(Corrupt, match="longer than"):
+        read_header(bytes(body))
 
 
 def test_truncate_cuts_at_packets_and_ends_properly():

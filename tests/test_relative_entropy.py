@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ddpm_codec.entropy import BitReader, BitWriter, Centred
+from ddpm_codec.entropy import BitReader, BitWriter, Centred, Raw
 from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, Truncated
 from ddpm_codec.prefix import INDEX_CODES
 from ddpm_codec.relative_entropy import (
@@ -152,6 +152,17 @@ def test_every_cut_is_truncated(coder):
     for bits in range(writer.bits):
         with pytest.raises(Truncated):
             coder.decode(p, SharedRandomness(11, 1), 0, BitReader(writer.getvalue(), bits))
+
+
+def test_more_blocks_than_their_number_can_say_are_refused_before_the_search():
+    q, p = problem(30, 400)
+    for coder in (
+        MinimalRandomCoding(2, 1.0, count=Raw(2)),
+        OrderedRandomCoding(2, 1.0, count=Raw(2)),
+        PoissonFunctional(1.0, count=Raw(2)),
+    ):
+        with pytest.raises(ConfigError, match="more than the stream can say"):
+            coder.encode(q, p, SharedRandomness(0, 1), 0, BitWriter(), np.random.default_rng(0))
 
 
 def test_noise_for_bits_gives_a_sample_or_a_bitstream_error(coder):

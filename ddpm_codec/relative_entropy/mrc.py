@@ -17,6 +17,7 @@ from ddpm_codec.relative_entropy.protocol import (
     Private,
     assemble,
     blocks_needed,
+    check_count,
     deal,
     kl_bits,
     log_weights,
@@ -85,6 +86,7 @@ class MinimalRandomCoding:
         """One step; `private` draws among the candidates."""
         total = float(kl_bits(q, p).sum())
         blocks = blocks_needed(total, self.k - self.overshoot_bits, q.dims)
+        check_count(self.count, blocks)
         arrivals = [private.standard_exponential(1 << self.k) for _ in range(blocks)]
         message = BitWriter()
         self.count.write(message, blocks)

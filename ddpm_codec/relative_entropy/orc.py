@@ -19,6 +19,7 @@ from ddpm_codec.relative_entropy.protocol import (
     Private,
     assemble,
     blocks_needed,
+    check_count,
     kl_bits,
     projection,
     read_blocks,
@@ -94,6 +95,7 @@ class OrderedRandomCoding:
         """One step; `private` draws among the candidates."""
         total = float(kl_bits(q, p).sum())
         blocks = blocks_needed(total, self.k - self.overshoot_bits, q.dims)
+        check_count(self.indices.count, blocks)
         arrivals = [np.sort(private.standard_exponential(1 << self.k)) for _ in range(blocks)]
         message = BitWriter()
         side = self.indices.write(message, search(q, p, shared, step, arrivals))

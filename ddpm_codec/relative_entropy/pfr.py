@@ -25,6 +25,7 @@ from ddpm_codec.relative_entropy.protocol import (
     Private,
     assemble,
     blocks_needed,
+    check_count,
     deal,
     kl_bits,
     projection,
@@ -138,11 +139,11 @@ class PoissonFunctional:
         """One step; nothing in it is private."""
         per_dimension = kl_bits(q, p)
         total = float(per_dimension.sum())
+        blocks = self._blocks(per_dimension, shared, step)
+        check_count(self.indices.count, blocks)
         found = [
             self._search(LogRatio.of(q.at(dims), p.at(dims)), shared, block_address(step, block))
-            for block, dims in enumerate(
-                deal(shared, step, q.dims, self._blocks(per_dimension, shared, step))
-            )
+            for block, dims in enumerate(deal(shared, step, q.dims, blocks))
         ]
         indices = [index for index, _ in found]
         message = BitWriter()

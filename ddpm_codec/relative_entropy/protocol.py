@@ -195,6 +195,18 @@ def deal(shared: SharedRandomness, step: int, dims: int, blocks: int) -> list[In
     return [order[dims * b // blocks : dims * (b + 1) // blocks] for b in range(blocks)]
 
 
+def check_count(code: IntegerCode, blocks: int) -> None:
+    """ConfigError, before the search, for more blocks in a step than the code of their number,
+    which is centred on that of the step before, can say."""
+    try:
+        code.length_bits(blocks)
+    except ConfigError as error:
+        raise ConfigError(
+            f"a step of {blocks} blocks: more than the stream can say; use --backend trellis, "
+            "or larger --block-bits"
+        ) from error
+
+
 def read_blocks(reader: BitReader, code: IntegerCode, dims: int) -> int:
     """The number of blocks of a step, Corrupt unless every block has a dimension."""
     blocks = code.read(reader)
