@@ -7,7 +7,7 @@ Gaussians as they are.
 """
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ def band_count(channels: int) -> int:
     return channels * BLOCK**2
 
 
-@cache
+@lru_cache(maxsize=4)  # 24 bytes a pixel
 def band_index(channels: int, height: int, width: int) -> Tensor:
     """(C,H,W) int64 the band of each coefficient, 0 .. 64 C - 1: 64 channel + 8 vertical +
     horizontal frequency. A frequency k of a shorter block of n counts as 8 k // n."""

@@ -6,7 +6,7 @@ p_theta(x_s | x_t); the receiver decodes it and shows x_0_hat(x_s). The sender g
 from the code that the receiver runs.
 """
 
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ def make_coder(header: Header, previous: list[int], sigma_q: float | None = None
     return OrderedRandomCoding(k, overshoot, count, _KL_CLASS)
 
 
-@cache
+@lru_cache(maxsize=4)  # 24 bytes a pixel
 def _frequency_groups(height: int, width: int) -> Indices:
     """(D,) the coefficients of `to_bands` by the sum of their frequencies, luma and chroma."""
     index = band_index(3, height, width).numpy()

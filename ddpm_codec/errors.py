@@ -9,10 +9,14 @@
     +-- CheckpointError        a checkpoint is missing, damaged or foreign
     +-- DataError              an image, folder or array can't be used
     +-- ConfigError            options that contradict each other or the model
+        +-- OutOfReach         pictures that never come to the wanted PSNR
 
 A message says what came, what was expected and what to do. The command line prints
 it as one line and exits with status 1.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class DdpmCodecError(Exception):
@@ -49,3 +53,12 @@ class DataError(DdpmCodecError):
 
 class ConfigError(DdpmCodecError):
     """Options contradict each other, the model or the mathematics."""
+
+
+class OutOfReach(ConfigError):
+    """Pictures never came to the wanted PSNR. `sent`: of every picture, in order, what was sent, or
+    None."""
+
+    def __init__(self, message: str, sent: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.sent = sent

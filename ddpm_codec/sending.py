@@ -26,7 +26,7 @@ from ddpm_codec.container import CRC_BYTES, VERSION, Header, finish, size_bytes
 from ddpm_codec.diffusion import ReverseStep
 from ddpm_codec.discretized import DiscretizedGaussian
 from ddpm_codec.entropy import BitReader, BitWriter
-from ddpm_codec.errors import ConfigError
+from ddpm_codec.errors import ConfigError, OutOfReach
 from ddpm_codec.gaussian import DiagonalGaussian
 from ddpm_codec.ledger import Ledger, Step
 from ddpm_codec.parallel import parallel_map
@@ -148,18 +148,22 @@ def send(
     `seed` seeds both the shared randomness and, apart from it, the sender's private draws: the
     same bytes for the same seed. `progress` is told of every packet. With `rate_bits` steps are
     taken at a constant rate of so many bits a block instead of along the plan. The backend `IDEAL`
-    gives ledgers and pictures, with empty streams. Raises ConfigError for a target that can't be
-    reached or sizes that the model or the header can't hold.
+    gives ledgers and pictures, with empty streams. Raises OutOfReach, at the end, where pictures
+    never have the wanted PSNR; ConfigError for sizes that the model or the header can't hold.
     """
     target = target or Target()
     target.check()
     size = max(1, BATCH_PIXELS // pixels[0, 0].numel())
-    sent: list[Sent] = []
+    sent: list[Sent | OutOfReach] = []
     header = codec.header(pixels[0], backend, block_bits, seed, rate_bits)
     header = replace(header, lossless=target.lossless, grey=is_grey(pixels))
     for batch in pixels.split(size):
         sent += _send_batch(codec, batch, target, header, progress)
-    return sent
+    done = [None if isinstance(result, OutOfReach) else result for result in sent]
+    for result in sent:
+        if isinstance(result, OutOfReach):
+            raise OutOfReach(str(result), done)
+    return [result for result in done if result is not None]
 
 
 def _send_batch(
@@ -168,7 +172,7 @@ def _send_batch(
     target: Target,
     header: Header,
     progress: Callable[[int], object] | None,
-) -> list[Sent]:
+) -> list[Sent | OutOfReach]:
     if target.max_bytes is not None and size_bytes(header, 0) > target.max_bytes:
         raise ConfigError(
             f"--max-bytes {target.max_bytes}: the shortest stream has {size_bytes(header, 0)} bytes"
@@ -246,13 +250,13 @@ def _step_batch(
     return s, x_s
 
 
-def _finish(job: _Sending, decoder: DiscretizedGaussian | None) -> Sent:
-    """Close the stream and the ledger of one picture."""
+def _finish(job: _Sending, decoder: DiscretizedGaussian | None) -> Sent | OutOfReach:
+    """Close the stream and the ledger of one picture, if it has the wanted PSNR."""
     target, ledger = job.target, job.ledger
     if target.psnr_db is not None:
         reached = ledger.steps[-1].psnr_db if ledger.steps else None
         if reached is not None and reached < target.psnr_db:
-            raise ConfigError(
+            return OutOfReach(
                 f"--psnr {target.psnr_db}: out of reach; the whole walk gives {reached:.2f} dB"
             )
     if job.header.backend == IDEAL_NUMBER:

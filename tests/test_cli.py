@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,35 @@ def test_train_resume_calibrate_nll(run, photos, monkeypatch):
     run(*common, "--resume", "c.safetensors", "--steps", 71)
 
 
+def test_a_resumed_run_keeps_its_rules(run, photos, monkeypatch):
+    """Options of another run are refused, not ignored; its length, decay and parts may change."""
+    from ddpm_codec.cli import train
+
+    monkeypatch.setitem(train.MODEL_PRESETS, "small", TINY)
+    common = ("train", "--data", photos, "--out", "c.safetensors")
+    run(*common, "--batch", 4, "--steps", 2, "--precision", "float32")
+    resume = (*common, "--resume", "c.safetensors", "--steps", 3)
+    for option in (
+        ["--batch", 5], ["--learning-rate", 0.5], ["--objective", "simple"], ["--seed", 1],
+        ["--precision", "bfloat16"], ["--preset", "medium"], ["--learned-variance"],
+    ):  # fmt: skip
+        assert f"{option[0]} " in run(*resume, *option, status=1).stderr
+    run(*resume, "--batch", 4, "--preset", "small", "--precision", "auto", "--decay", 0.9,
+        "--accumulate", 2, "--objective", "vlb")  # fmt: skip
+    progress = checkpoint.load(Path("c.safetensors"), training=True).notes
+    assert (progress["training"]["decay"], progress["training"]["accumulate"]) == (0.9, 2)
+    assert progress["progress"]["step"] == 3
+
+
+def test_pictures_left_out_of_a_folder_are_named(run, ckpt, photos):
+    """By every command that draws crops from it, not by `train` alone."""
+    (photos / "broken.png").write_bytes(b"not a picture")
+    common = ("--ckpt", ckpt, "--data", photos, "--limit", 12)
+    for command in (["calibrate", *common, "--out", "d.safetensors"], ["plan", *common]):
+        assert "skipped" in (stderr := run(*command).stderr)
+        assert "broken.png" in stderr
+
+
 def test_ctrl_c_saves_first(run, photos, monkeypatch):
     from ddpm_codec.cli import train
 
@@ -192,6 +222,7 @@ BAD = {
     "send without a plan": ["send", "odd.png", "--ckpt", "plain.safetensors"],
     "send with two targets": ["send", "odd.png", "--lossless", "--bpd", "1"],
     "receive a folder": ["receive", "empty"],
+    "receive this folder": ["receive", "."],
     "receive onto a folder": ["receive", "odd.png", "-o", "empty"],
     "truncate a picture": ["truncate", "odd.png", "--max-bytes", "50", "-o", "t"],
     "training on nothing": ["train", "--data", "empty", "--out", "x", "--steps", "1"],
@@ -200,6 +231,7 @@ BAD = {
                         "--resume", "plain.safetensors", "--init", "plain.safetensors"],
     "resume without state": ["train", "--data", "corrupt", "--out", "x", "--steps", "1",
                              "--resume", "plain.safetensors"],
+    "plan to an end outside the chain": ["plan", "--end", "5000", "--limit", "1"],
     "demo onto a file": ["demo", "--out", "plain.safetensors"],
 }  # fmt: skip
 
@@ -225,6 +257,11 @@ def test_bad_input_is_one_line_and_status_1(run, ckpt, case):
 def test_usage_errors_are_status_2(run):
     run("nll", "--timesteps", "some", status=2)
     run("nll", "--variance", "guessed", status=2)
+    run("nll", "--seed", -1, status=2)
+    run("nll", "--seed", 1 << 63, status=2)
+    run("plan", "--kappa", 30, status=2)
+    run("send", "x.png", "--bpd", "nan", status=2)
+    run("send", "x.png", "--psnr", "inf", status=2)
     run("no-such-command", status=2)
 
 
@@ -278,6 +315,44 @@ def test_lossless_in_separate_processes_with_other_thread_counts(ckpt, picture, 
                        threads=2, stdin=sent.stdout, machine=OTHER_MACHINE)  # fmt: skip
     assert received.returncode == 0, received.stderr
     np.testing.assert_array_equal(data.read_image(tmp_path / "q.png"), picture)
+
+
+def test_previews_come_while_the_pipe_is_open(ckpt, picture, tmp_path):
+    """The receiver takes what is there: it once waited for 4096 bytes or the end."""
+    sent = process("send", tmp_path / "p.png", "-o", "-", "--ckpt", ckpt, threads=1)
+    command = [sys.executable, "-m", "ddpm_codec", "receive", "-", "-o", tmp_path / "q.png",
+               "--ckpt", ckpt, "--previews", tmp_path / "previews"]  # fmt: skip
+    with subprocess.Popen([str(c) for c in command], stdin=subprocess.PIPE) as receiver:
+        assert receiver.stdin is not None
+        receiver.stdin.write(sent.stdout[:-8])
+        receiver.stdin.flush()
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("previews/*.png")):
+            assert time.monotonic() < deadline, "no preview before the end of the stream"
+            time.sleep(0.05)
+        receiver.stdin.write(sent.stdout[-8:])
+        receiver.stdin.close()
+    assert receiver.returncode == 0
+
+
+def test_one_picture_out_of_reach_does_not_cost_the_others(run, ckpt, tmp_path):
+    """A flat picture comes closer than noise does; a folder once lost all for one."""
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    data.write_image(tmp_path / "in" / "noise.png", noise)
+    data.write_image(tmp_path / "in" / "flat.png", np.full((8, 8, 3), 128, np.uint8))
+    run("send", "in", "-o", "all", "--ckpt", ckpt, "--ledger", "l.json")
+    reached = {p.name: walk["steps"][-1]["psnr_db"] for p, walk in
+               zip(sorted((tmp_path / "in").iterdir()), json.loads(Path("l.json").read_text()),
+                   strict=True)}  # fmt: skip
+    (worst, low), (best, high) = sorted(reached.items(), key=lambda item: item[1])
+    result = run("send", "in", "-o", "out", "--ckpt", ckpt, "--psnr", (low + high) / 2,
+                 "--ledger", "l.json", status=1)  # fmt: skip
+    assert f"out of reach of {worst}" in result.stderr
+    assert [p.name for p in Path("out").iterdir()] == [f"{best}.ddpm"]
+    assert [walk is None for walk in json.loads(Path("l.json").read_text())] == [
+        name == worst for name in sorted(reached)
+    ]
 
 
 def test_an_archive_in_separate_processes(ckpt, picture, tmp_path):

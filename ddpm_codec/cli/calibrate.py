@@ -17,19 +17,22 @@ from ddpm_codec.cli.common import (
     ckpt_option,
     data_options,
     device_option,
+    draw_crops,
     load_checkpoint,
     progress_bar,
     seed_option,
 )
-from ddpm_codec.data import PhotoCrops, load_batch
-from ddpm_codec.distributed import join
+from ddpm_codec.data import load_batch
+from ddpm_codec.distributed import CPU, join
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable
 from ddpm_codec.plots import plot_plan
+from ddpm_codec.relative_entropy.trellis import LEAST_KAPPA, MOST_KAPPA
 from ddpm_codec.schedule import Plan
 from ddpm_codec.stepping import NODES, StepTable, measure_steps, plan
 
 MEASURED_TIMESTEPS = 256
+CALIBRATION_CROPS = 256
 PLANNING_PICTURES = 64
 
 
@@ -65,7 +68,7 @@ def calibrate_command(
     check_writable(out)
     source = load_checkpoint(ckpt, training=not half)
     generator = torch.Generator().manual_seed(seed)
-    pixels = _pictures(data, limit, crop, 256, generator)
+    pixels = _pictures(data, limit, crop, generator)
     if half:
         source.weights = {k: v.half() for k, v in source.weights.items()}
     model = source.model("beta_tilde", workers.device)
@@ -75,7 +78,8 @@ def calibrate_command(
         bar.reset(count * len(pixels))
         grid = model.schedule.log_snr_grid(count)
         source.calibration = calibrate(model, pixels, generator, grid, bar.update)
-    source.plan = plan(_step_table(source, pixels[:PLANNING_PICTURES], generator))
+    table = _step_table(source, pixels[:PLANNING_PICTURES], generator, workers.device)
+    source.plan = plan(table)
     checkpoint.save(source, out)
     rmse = 127.5 * np.sqrt(source.calibration.x_0_mse)
     click.echo(
@@ -94,7 +98,8 @@ def calibrate_command(
               help="What to make short: a stream down to --end, or a lossless file.")  # fmt: skip
 @click.option("--end", type=click.IntRange(1), default=1, show_default=True, help="Last t.")
 @click.option("--calls", type=click.IntRange(2), help="At most so many network calls.")
-@click.option("--kappa", type=int, default=16, show_default=True, help="Of the trellis.")
+@click.option("--kappa", type=click.IntRange(LEAST_KAPPA, MOST_KAPPA), default=16,
+              show_default=True, help="Of the trellis.")  # fmt: skip
 @click.option("--out", type=FilePath, help="Checkpoint to write, with this plan.")
 @click.option("--plot", type=FilePath, help="Figure to write.")
 @seed_option
@@ -122,7 +127,7 @@ def plan_command(
             check_writable(path)
     source = load_checkpoint(ckpt, training=out is not None)
     generator = torch.Generator().manual_seed(seed)
-    pixels = _pictures(data, limit, crop, PLANNING_PICTURES, generator)
+    pixels = _pictures(data, limit or PLANNING_PICTURES, crop, generator)
     table = _step_table(source, pixels, generator)
     found = plan(table, kappa, end, calls, lossless=target == "lossless")
     _print(table, found)
@@ -133,19 +138,20 @@ def plan_command(
         checkpoint.save(source, out)
 
 
-def _pictures(
-    data: str, limit: int | None, crop: int | None, crops: int, generator: torch.Generator
-) -> Tensor:
-    """Random crops of a folder's photographs (`crops` of them), or other data as it is."""
+def _pictures(data: str, limit: int | None, crop: int | None, generator: torch.Generator) -> Tensor:
+    """Random crops of a folder's photographs, or other data as it is."""
     if Path(data).is_dir():
-        return PhotoCrops(Path(data), crop or 32).draw(limit or crops, generator)
+        return draw_crops(Path(data), crop or 32, limit or CALIBRATION_CROPS, generator)
     return load_batch(data, limit, crop)
 
 
-def _step_table(source: Checkpoint, pixels: Tensor, generator: torch.Generator) -> StepTable:
+def _step_table(
+    source: Checkpoint, pixels: Tensor, generator: torch.Generator, device: torch.device = CPU
+) -> StepTable:
     with progress_bar("planning", "call") as bar:
         bar.reset(NODES * len(pixels))
-        return measure_steps(source.model("calibrated"), pixels, generator, progress=bar.update)
+        model = source.model("calibrated", device)
+        return measure_steps(model, pixels, generator, progress=bar.update)
 
 
 def _print(table: StepTable, found: Plan) -> None:

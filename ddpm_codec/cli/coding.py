@@ -1,8 +1,10 @@
 """`send`, `receive`, `info` and `truncate`."""
 
 import sys
+from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import torch
@@ -10,6 +12,7 @@ import torch
 from ddpm_codec import archive
 from ddpm_codec.cli.common import (
     FilePath,
+    Finite,
     ckpt_option,
     load_checkpoint,
     progress_bar,
@@ -22,7 +25,7 @@ from ddpm_codec.codec import BACKENDS, EFFORTS, ProgressiveCodec, is_grey, packe
 from ddpm_codec.constant_rate import LEAST_RATE, MOST_RATE, RATE_UNIT
 from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.data import list_images, read_image, write_image
-from ddpm_codec.errors import ConfigError, Truncated
+from ddpm_codec.errors import ConfigError, DataError, OutOfReach, Truncated
 from ddpm_codec.files import check_writable, make_folder
 from ddpm_codec.receiving import Receiver
 from ddpm_codec.sending import Sent, Target, send
@@ -55,8 +58,8 @@ _PIECE = 1 << 12
               help="Constant-rate stepping, blocks of so many bits.")  # fmt: skip
 @click.option("--lossless", is_flag=True, help="Send x_0 as well.")
 @click.option("--max-bytes", type=click.IntRange(1), help="Stop before the file grows longer.")
-@click.option("--bpd", type=click.FloatRange(0, min_open=True), help="The same in bits/dim.")
-@click.option("--psnr", type=float, help="Stop at this PSNR in dB.")
+@click.option("--bpd", type=Finite(0, min_open=True), help="The same in bits/dim.")
+@click.option("--psnr", type=Finite(), help="Stop at this PSNR in dB.")
 @seed_option
 @click.option("--ledger", type=FilePath, help="Write where the bits went, as JSON.")
 def send_command(
@@ -91,6 +94,7 @@ def send_command(
         _, height, width = picture.shape
         groups.setdefault((1 if is_grey(picture) else 3, height, width), []).append(index)
     sent: dict[int, Sent] = {}
+    missed: list[str] = []
     with progress_bar("sending", "packet") as bar:
         bar.reset(len(paths) * codec.plan.steps)
         for shape, indices in groups.items():
@@ -98,17 +102,28 @@ def send_command(
             limit = max_bytes if bpd is None else int(bpd * dims / 8)
             target = Target(limit, psnr, lossless)
             batch = torch.stack([pictures[i] for i in indices])
-            results = send(
-                codec, batch, target, backend, search_bits, seed, bar.update, rate_bits or 0
-            )
-            sent |= dict(zip(indices, results, strict=True))
-    for index, path in enumerate(outs):
-        write_bytes(path, sent[index].stream)
-    reports = [sent[i].ledger.as_json() for i in range(len(paths))]
+            results: Sequence[Sent | None]
+            try:
+                results = send(
+                    codec, batch, target, backend, search_bits, seed, bar.update, rate_bits or 0
+                )
+            except OutOfReach as error:
+                if not image.is_dir():
+                    raise
+                results = error.sent
+            for index, result in zip(indices, results, strict=True):
+                if result is None:
+                    missed.append(paths[index].name)
+                else:
+                    sent[index] = result
+                    write_bytes(outs[index], result.stream)
+    reports = [sent[i].ledger.as_json() if i in sent else None for i in range(len(paths))]
     if ledger is not None:
         write_json(ledger, reports if image.is_dir() else reports[0])
     if str(outs[0]) != "-":
         _echo_sent(paths, outs, reports)
+    if missed:
+        raise OutOfReach(f"--psnr {psnr}: out of reach of {', '.join(sorted(missed))}")
 
 
 def _outputs(image: Path, out: Path | None, paths: list[Path], ledger: Path | None) -> list[Path]:
@@ -124,16 +139,26 @@ def _outputs(image: Path, out: Path | None, paths: list[Path], ledger: Path | No
     return outs
 
 
-def _echo_sent(paths: list[Path], outs: list[Path], reports: list[dict[str, Any]]) -> None:
+def _echo_sent(paths: list[Path], outs: list[Path], reports: list[dict[str, Any] | None]) -> None:
     for path, out, report in zip(paths, outs, reports, strict=True):
-        psnr = report["steps"][-1]["psnr_db"] if report["steps"] else None
-        quality = "lossless" if report["decoder_bits"] else f"{psnr or float('nan'):.2f} dB"
+        if report is None:
+            continue
+        quality = _quality(report)
         overhead = report["overhead"]
         click.echo(
             f"{path} -> {out}: {report['file_bytes']} bytes, {report['bpd']:.3f} bits/dim, "
             f"{len(report['steps'])} packets, {quality}"
             + ("" if overhead is None else f", {overhead:+.1%} over the KL of its walk")
         )
+
+
+def _quality(report: dict[str, Any]) -> str:
+    if report["decoder_bits"]:
+        return "lossless"
+    psnr = [step["psnr_db"] for step in report["steps"]][-1:]
+    if not psnr:
+        return "nothing of the picture"
+    return "every pixel equal" if psnr[0] is None else f"{psnr[0]:.2f} dB"
 
 
 @click.command()
@@ -149,6 +174,8 @@ def receive(stream: Path, out: Path | None, ckpt: Path | None, previews: Path | 
     if out is None:
         if str(stream) == "-":
             raise ConfigError("reading from standard input needs -o")
+        if stream.is_dir():
+            raise DataError(f"{stream}: is a folder; a stream was expected")
         out = stream.with_name(stream.name + ".png")
     check_writable(out)
     data = None if str(stream) == "-" else read_bytes(stream)
@@ -175,7 +202,8 @@ def _pieces(data: bytes | None) -> Any:
     if data is not None:
         yield data
         return
-    while piece := sys.stdin.buffer.read(_PIECE):
+    stdin = cast(BufferedReader, sys.stdin.buffer)
+    while piece := stdin.read1(_PIECE):  # what is there, without waiting for more
         yield piece
 
 

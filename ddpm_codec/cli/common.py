@@ -1,18 +1,22 @@
 """What the commands share: options, progress bars, loading, JSON."""
 
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ddpm_codec import checkpoint
 from ddpm_codec.checkpoint import Checkpoint
-from ddpm_codec.errors import DataError
+from ddpm_codec.data import PhotoCrops
+from ddpm_codec.errors import CheckpointError, DataError
 from ddpm_codec.files import atomic, write_text
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -40,6 +44,18 @@ def ckpt_option(command: Command) -> Command:
     )
 
 
+class Finite(click.FloatRange):
+    """A number within bounds, neither NaN nor infinite."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 def data_options(command: Command) -> Command:
     """--data, --limit and --crop: which images."""
     for option in (
@@ -59,9 +75,13 @@ def data_options(command: Command) -> Command:
 
 def seed_option(command: Command) -> Command:
     """--seed of the private random numbers."""
-    return click.option("--seed", default=0, show_default=True, help="Seed of the random numbers.")(
-        command
-    )
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, (1 << 63) - 1),
+        default=0,
+        show_default=True,
+        help="Seed of the random numbers.",
+    )(command)
 
 
 def device_option(command: Command) -> Command:
@@ -75,9 +95,29 @@ def device_option(command: Command) -> Command:
     )(command)
 
 
+def draw_crops(folder: Path, side: int, count: int, generator: torch.Generator) -> Tensor:
+    """(count,3,side,side) uint8 random crops of a folder's photographs; names what it left out."""
+    photographs = PhotoCrops(folder, side)
+    crops = photographs.draw(count, generator)
+    echo_skipped(photographs.skipped)
+    return crops
+
+
+def echo_skipped(reasons: Sequence[str]) -> None:
+    """Name the pictures that were left out, on standard error."""
+    for reason in reasons:
+        click.echo(f"skipped {reason}", err=True)
+
+
 def load_checkpoint(ckpt: Path | None, training: bool = False) -> Checkpoint:
     """The checkpoint at `ckpt`, or the one in the package."""
-    return checkpoint.load_bundled() if ckpt is None else checkpoint.load(ckpt, training)
+    if ckpt is None:
+        return checkpoint.load_bundled()
+    source = checkpoint.load(ckpt, training)
+    if source.config.unet.image_channels != 3:
+        raise CheckpointError(f"{ckpt}: a model of {source.config.unet.image_channels}-channel "
+                              "pictures; those that are read here have 3")  # fmt: skip
+    return source
 
 
 @contextmanager

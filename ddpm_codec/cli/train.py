@@ -1,22 +1,26 @@
 """`train`."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import pandas as pd
 import torch
+from click.core import ParameterSource
 from torch import Tensor
 
 from ddpm_codec import checkpoint
 from ddpm_codec.calibration import validate
-from ddpm_codec.checkpoint import MODEL_PRESETS
+from ddpm_codec.checkpoint import MODEL_PRESETS, ModelConfig
 from ddpm_codec.cifar10 import load_cifar10
 from ddpm_codec.cli.common import (
     FilePath,
     device_option,
+    draw_crops,
+    echo_skipped,
     progress_bar,
     seed_option,
 )
@@ -72,7 +76,7 @@ def train(
     validation bits/dim) and OUT.png beside it. Ctrl-C saves and stops; --resume goes on.
     Under torchrun each process does its share of every batch.
     """
-    trainer, log = _trainer(join(device), **options)
+    trainer, log = _trainer(join(device), _given(), **options)
     check_writable(out)
     photographs = _training_crops(data, trainer.config.crop)
     trainer.notes["data"] = data.resolve().name
@@ -93,13 +97,13 @@ def train(
                     run.save()
         except KeyboardInterrupt:
             run.save()
+            echo_skipped(photographs.skipped)
             click.echo(f"stopped at step {trainer.step}; --resume {out} goes on", err=True)
             raise
     run.validate()
     run.save()
     if run.leads:
-        for reason in photographs.skipped:
-            click.echo(f"skipped {reason}", err=True)
+        echo_skipped(photographs.skipped)
         click.echo(f"{out}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
 
 
@@ -163,8 +167,19 @@ def _training_crops(data: Path, side: int) -> PhotoCrops | ArrayCrops:
     return PhotoCrops(data, side)
 
 
+def _given() -> dict[str, Any]:
+    """The options of the command line, without defaults."""
+    context = click.get_current_context()
+    return {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+
+
 def _trainer(
     workers: Workers,
+    given: Mapping[str, Any],
     preset: str,
     minutes: float | None,
     steps: int | None,
@@ -179,22 +194,45 @@ def _trainer(
         if init is not None:
             raise ConfigError("--resume and --init exclude each other")
         trainer = Trainer.resume(checkpoint.load(resume, training=True), workers)
-        if minutes or steps:
-            length = replace(trainer.config, minutes=minutes or 0.0, steps=steps or 0)
-            length.check()
-            trainer.config = length
+        _continue(trainer, given)
         return trainer, TrainingLog.read(resume.with_suffix(".csv"), trainer.step)
-    given = {name: value for name, value in changes.items() if value is not None}
-    config = replace(TRAINING_PRESETS[preset], minutes=minutes or 0.0, steps=steps or 0, **given)
+    asked = {name: value for name, value in changes.items() if value is not None}
+    config = replace(TRAINING_PRESETS[preset], minutes=minutes or 0.0, steps=steps or 0, **asked)
     config.check()
     start = None if init is None else checkpoint.load(init)
     fast = precision == "bfloat16" or (precision == "auto" and _bfloat16_is_faster(workers))
     config = replace(config, bfloat16=fast)
+    return Trainer.start(_model(preset, learned_variance), config, start, workers), TrainingLog()
+
+
+def _continue(trainer: Trainer, given: Mapping[str, Any]) -> None:
+    """Change what may change in a run that goes on; ConfigError for another of the rest."""
+    length = {name: given[name] for name in ("minutes", "steps") if name in given}
+    if length:
+        trainer.config = replace(trainer.config, **({"minutes": 0.0, "steps": 0} | length))
+    free = {name: given[name] for name in ("decay", "accumulate") if name in given}
+    trainer.config = replace(trainer.config, **free)
+    trainer.config.check()
+    learned = trainer.model.variance_head == "range"
+    presets = [name for name in MODEL_PRESETS if _model(name, learned) == trainer.model]
+    has = asdict(trainer.config) | {
+        "precision": "bfloat16" if trainer.config.bfloat16 else "float32",
+        "learned_variance": learned,
+        "preset": presets[0] if presets else "another",
+    }
+    for name in has.keys() & given.keys():
+        if given[name] not in (has[name], "auto"):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {given[name]}: the run of --resume has {has[name]}; "
+                "leave it, or start another run with --init"
+            )
+
+
+def _model(preset: str, learned_variance: bool) -> ModelConfig:
     model = MODEL_PRESETS[preset]
-    if learned_variance:
-        unet = replace(model.unet, log_variance=True)
-        model = replace(model, unet=unet, variance_head="range")
-    return Trainer.start(model, config, start, workers), TrainingLog()
+    if not learned_variance:
+        return model
+    return replace(model, unet=replace(model.unet, log_variance=True), variance_head="range")
 
 
 def _bfloat16_is_faster(workers: Workers) -> bool:
@@ -203,4 +241,4 @@ def _bfloat16_is_faster(workers: Workers) -> bool:
 
 
 def _validation_crops(folder: Path, side: int) -> Tensor:
-    return PhotoCrops(folder, side).draw(VALIDATION_CROPS, torch.Generator().manual_seed(0))
+    return draw_crops(folder, side, VALIDATION_CROPS, torch.Generator().manual_seed(0))
