@@ -1,6 +1,6 @@
 """Real streams against the full T-step bound, at equal achieved PSNR.
 
-    python benchmarks/closed_loop.py [--data D] [--limit N] [--walks W] [--backends a,b] [--out DIR]
+    python benchmarks/closed_loop.py [--data D] [--limit N] [--walks W] [--runs 'a;b'] [--out DIR]
 
 The yardstick: the ideal coder (exact draws of q, their KL charged) walks every timestep of the
 chain, W times a picture; bits and squared error of x_0_hat are averaged over its walks at every t.

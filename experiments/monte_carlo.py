@@ -74,7 +74,8 @@ def main(ckpt, data, limit, out):
         rows.append({
             "variance": name, "images": len(pixels), "eq_17_bpd": float(left.mean()),
             "eq_22_bpd": float(right.mean()), "difference_bpd": float((left - right).mean()),
-            "difference_bpd_sem": error, "errors_apart": abs(float((left - right).mean())) / error,
+            "difference_bpd_sem": error,
+            "errors_apart": None if not error else abs(float((left - right).mean())) / error,
         })  # fmt: skip
         print(rows[-1], flush=True)
     pd.DataFrame(rows).to_csv(out / "monte_carlo.csv", index=False)
