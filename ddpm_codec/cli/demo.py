@@ -28,7 +28,9 @@ from ddpm_codec.receiving import Receiver
 from ddpm_codec.sending import Target, send
 from ddpm_codec.units import from_uint8, to_uint8
 
-_CURVE_IMAGES = 16
+_BOUND_CALLS = 50
+_CURVE_IMAGES = 8
+_SAMPLE_STEPS = 50
 _SHEET_IMAGES = 6
 _SENT_IMAGE = 8
 _LEDGER_ROWS = 10
@@ -49,7 +51,9 @@ def demo(out: Path) -> None:
 
     click.echo("1. The bound of the bundled photo patches (ddpm-codec nll)\n")
     with progress_bar("nll", "call") as bar:
-        bound = evaluate_bound(model, pixels, generator, 100, None, bar.update, reset_total(bar))
+        bound = evaluate_bound(
+            model, pixels, generator, _BOUND_CALLS, None, bar.update, reset_total(bar)
+        )
     echo_bound(bound, bound.as_json())
     plot_bound(bound, out / "nll.png")
 
@@ -64,7 +68,7 @@ def demo(out: Path) -> None:
     send_and_receive(ProgressiveCodec(source), pixels[_SENT_IMAGE], out)
 
     plot_reconstructions(model, pixels[:_SHEET_IMAGES], generator, out / "x_0_hat.png")
-    write_image(out / "samples.png", sheet(draw_samples(model, 16, 32, 100, seed=0)))
+    write_image(out / "samples.png", sheet(draw_samples(model, 16, 32, _SAMPLE_STEPS, seed=0)))
     click.echo(f"\nLook into {out}/:")
     for name, what in (
         ("nll.png", "the bound, term by term"),
@@ -76,7 +80,7 @@ def demo(out: Path) -> None:
             "its stream, for ddpm-codec receive, info and truncate",
         ),
         ("ledger.json", "where its bits went"),
-        ("samples.png", "16 samples of the model, 100 steps"),
+        ("samples.png", f"16 samples of the model, {_SAMPLE_STEPS} steps"),
         ("rd.csv, rd.json", "the curve's numbers"),
     ):
         click.echo(f"  {name:16s} {what}")
