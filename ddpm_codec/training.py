@@ -32,7 +32,8 @@ class TrainingConfig:
 
     The rates warm up over `warmup_steps`, stay, and over the last `decay` of the run (in steps or
     in minutes, whichever was given) fall to `final` of themselves. `accumulate`: parts in which a
-    process goes through its share of a batch, to save memory.
+    process goes through its share of a batch, to save memory. `first`, `last` (0: T): the timesteps
+    that are trained.
     """
 
     objective: Objective = "vlb"
@@ -52,6 +53,8 @@ class TrainingConfig:
     clip_norm: float = 1.0
     log_variance_weight: float = 0.1
     bfloat16: bool = False
+    first: int = 1
+    last: int = 0
     seed: int = 0
 
     def check(self) -> None:
@@ -187,7 +190,9 @@ class Trainer:
     def run(self, draw: DrawCrops) -> Iterator[float]:
         """Train until `progress` is 1; yields the loss of every step."""
         c = self.config
-        loss = TrainingLoss(self.model, c.objective, c.log_variance_weight, c.bfloat16)
+        loss = TrainingLoss(
+            self.model, c.objective, c.log_variance_weight, c.bfloat16, c.first, c.last
+        )
         self.network.train()
         while self.progress < 1.0:
             began = time.monotonic()

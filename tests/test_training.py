@@ -111,6 +111,22 @@ def test_importance_weights_make_the_proposal_the_objective(objective):
     assert np.corrcoef(chance.numpy(), expected)[0, 1] > 0.99
 
 
+def test_an_experts_timesteps_are_drawn_alone():
+    """With the average over them; none outside."""
+    schedule = Schedule(ScheduleConfig())
+    t, weight, _ = TimestepSampler(schedule, "vlb", 30, 400).draw(
+        50_000, torch.Generator().manual_seed(0)
+    )
+    assert (t.min(), t.max()) == (30, 400)
+    target = -np.diff(schedule.log_snr[29:401])
+    f = np.sin(np.arange(1001) / 30)
+    values = weight.numpy() * f[t.numpy()]
+    expected = target / target.sum() @ f[30:401]
+    assert abs(values.mean() - expected) < 4.5 * values.std() / np.sqrt(len(values))
+    with pytest.raises(ConfigError, match="no timestep"):
+        TimestepSampler(schedule, "vlb", 7, 6)
+
+
 @pytest.mark.parametrize("parameterization", ["eps", "v", "x_0", "mu_tilde"])
 def test_loss_is_the_error_of_eps_for_every_parameterization(parameterization):
     """A network that answers 0 errs by a known amount of eps, whatever it predicts."""
