@@ -42,8 +42,9 @@ _ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _PIECE = 1 << 14
-_TILE = 256
-"""Candidates that `candidates` makes and keeps together."""
+_FIRST_TILE, _MOST_TILE = 256, 1 << 12
+"""Candidates that `candidates` makes and keeps together: 256, then so many that their number
+doubles, then 2^12 at a time. Long searches need few tiles, short ones make little in vain."""
 
 
 def philox(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> Words:
@@ -144,18 +145,20 @@ class SharedRandomness:
         """(count, dims) the codewords number first, first + 1, ... of a block, for a search."""
         if not self._tiles.most_bytes:
             return self.codewords(block, np.arange(first, first + count), dims)
-        last = first + count - 1
-        tiles = [
-            self._tile(block, number, dims) for number in range(first // _TILE, last // _TILE + 1)
-        ]
-        return np.concatenate([tile[:, :dims] for tile in tiles])[first % _TILE :][:count]
+        begin = at = _tile_begin(first)
+        tiles = []
+        while at < first + count:
+            tiles.append(self._tile(block, at, dims)[:, :dims])
+            at += len(tiles[-1])
+        return np.concatenate(tiles)[first - begin :][:count]
 
-    def _tile(self, block: int, number: int, dims: int) -> Singles:
-        """(_TILE, at least dims) codewords from _TILE * number on."""
-        tile = self._tiles.find(block, number)
+    def _tile(self, block: int, begin: int, dims: int) -> Singles:
+        """(rows, at least dims) the codewords of the tile that begins there."""
+        tile = self._tiles.find(block, begin)
         if tile is None or tile.shape[1] < dims:
-            tile = self.codewords(block, _TILE * number + np.arange(_TILE), dims)
-            self._tiles.keep(block, number, tile)
+            rows = min(max(begin, _FIRST_TILE), _MOST_TILE)
+            tile = self.codewords(block, begin + np.arange(rows), dims)
+            self._tiles.keep(block, begin, tile)
         return tile
 
     def normals(self, block: int, candidate: int, dims: int) -> Floats:
@@ -193,8 +196,17 @@ class SharedRandomness:
         return -np.log(self.uniforms(stream, block, first, count))
 
 
+def _tile_begin(candidate: int) -> int:
+    """Where the tile of a candidate begins: at 0, 256, 512, 1024, 2048 or a multiple of 4096."""
+    if candidate < _FIRST_TILE:
+        return 0
+    if candidate >= _MOST_TILE:
+        return candidate - candidate % _MOST_TILE
+    return 1 << (candidate.bit_length() - 1)
+
+
 class _Tiles:
-    """Codewords of one step by (block, number), of `most_bytes` together at the most."""
+    """Codewords of one step by block and where the tile begins, `most_bytes` of them at the most."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
@@ -202,17 +214,17 @@ class _Tiles:
         self._bytes, self._step = 0, -1
         self._lock = threading.Lock()  # pictures are searched on threads
 
-    def find(self, block: int, number: int) -> Singles | None:
+    def find(self, block: int, begin: int) -> Singles | None:
         """The tile, if it is here."""
-        return self._kept.get((block, number))
+        return self._kept.get((block, begin))
 
-    def keep(self, block: int, number: int, tile: Singles) -> None:
+    def keep(self, block: int, begin: int, tile: Singles) -> None:
         """Put a tile in place of its narrower self, if there is room; forget other steps."""
         with self._lock:
             if block // BLOCKS_A_STEP != self._step:
                 self._kept, self._bytes, self._step = {}, 0, block // BLOCKS_A_STEP
-            before = self._kept.get((block, number))
+            before = self._kept.get((block, begin))
             more = tile.nbytes - (0 if before is None else before.nbytes)
             if self._bytes + more <= self.most_bytes:
-                self._kept[block, number] = tile
+                self._kept[block, begin] = tile
                 self._bytes += more

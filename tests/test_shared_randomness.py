@@ -177,7 +177,8 @@ def test_random_access_doesnt_depend_on_what_was_read_together(shared):
 def test_candidates_are_the_codewords_whatever_is_remembered(memory_bytes):
     """Of one step or another, wider and narrower than before, with and without room."""
     shared = SharedRandomness(3, 1, memory_bytes)
-    requests = [(0, 0, 700, 9), (0, 300, 5, 4), (0, 255, 300, 20), (1, 0, 1, 9), (0, 0, 300, 9)]
+    requests = [(0, 0, 700, 9), (0, 300, 5, 4), (0, 255, 300, 20), (1, 0, 1, 9), (0, 0, 300, 9),
+                (0, 16_300, 40_000, 3), (1, 1_023, 2, 5), (1, 8_000, 8_500, 2)]  # fmt: skip
     for step in (0, 1, 0):
         for block, first, count, dims in requests:
             address = block_address(step, block)
