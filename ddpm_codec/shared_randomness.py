@@ -206,7 +206,7 @@ def _tile_begin(candidate: int) -> int:
 
 
 class _Tiles:
-    """Codewords of one step by block and where the tile begins, `most_bytes` of them at the most."""
+    """Codewords of one step by block and where the tile begins, at most `most_bytes` of them."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
