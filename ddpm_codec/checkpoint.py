@@ -17,14 +17,13 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ddpm_codec.bands import band_count
 from ddpm_codec.configuration import parse, unusual
 from ddpm_codec.diffusion import Calibration, DiffusionModel, VarianceHead, VarianceRule
 from ddpm_codec.errors import CheckpointError, ConfigError
-from ddpm_codec.files import atomic
+from ddpm_codec.files import write_tensors
 from ddpm_codec.schedule import Parameterization, Plan, Schedule, ScheduleConfig
 from ddpm_codec.tiling import Tiled
 from ddpm_codec.unet import UNet
@@ -152,20 +151,16 @@ def build_network(config: ModelConfig) -> UNet:
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Write one file, whole or not at all. Raises DataError when that can't be done."""
-    tensors = {f"model.{k}": v.contiguous() for k, v in checkpoint.weights.items()}
+    tensors = {f"model.{k}": v for k, v in checkpoint.weights.items()}
     tensors |= checkpoint._tables()
-    tensors |= {f"training.{k}": v.contiguous() for k, v in checkpoint.training.items()}
+    tensors |= {f"training.{k}": v for k, v in checkpoint.training.items()}
     about = {
         "format": FORMAT_VERSION,
         "config": asdict(checkpoint.config),
         "notes": checkpoint.notes,
         "hash": checkpoint.hash,
     }
-    with atomic(path) as partial:
-        try:
-            save_file(tensors, partial, metadata={_KEY: json.dumps(about)})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+    write_tensors(path, tensors, metadata={_KEY: json.dumps(about)})
 
 
 def load(path: Path, training: bool = False) -> Checkpoint:

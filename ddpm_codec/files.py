@@ -4,9 +4,13 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from ddpm_codec.errors import DataError
 
@@ -50,6 +54,17 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text)
 
 
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file atomically. Raises DataError when that can't be done."""
+    with atomic(path) as partial:
+        try:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
 def check_writable(path: Path) -> None:
     """Raise DataError unless a file can be created at `path`: to ask before long work."""
     if path.is_dir():
@@ -60,7 +75,7 @@ def check_writable(path: Path) -> None:
             _check_folder(target.parent)
         elif not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
         raise _unwritable(path, error) from error
 
 
@@ -86,5 +101,6 @@ def _follow_umask(path: Path) -> None:
     path.chmod(0o666 & ~umask)
 
 
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path}: can't be written ({(error.strerror or str(error)).lower()})")
+def _unwritable(path: Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return DataError(f"{path}: can't be written ({reason.lower()})")

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ddpm_codec.checkpoint import MODEL_PRESETS, Checkpoint, ModelConfig
 from ddpm_codec.errors import CheckpointError, ConfigError
-from ddpm_codec.files import atomic, make_folder, write_text
+from ddpm_codec.files import make_folder, write_tensors, write_text
 from ddpm_codec.interop_names import module_names, rename
 from ddpm_codec.interop_openai import infer_config, is_openai, openai_schedule, split_qkv
 from ddpm_codec.schedule import Kind, Parameterization, ScheduleConfig
@@ -202,14 +201,8 @@ def save_diffusers(source: Checkpoint, folder: Path) -> None:
             if f"{ours}.{end}" in source.weights:
                 tensor = source.weights[f"{ours}.{end}"]
                 is_linear = ".attentions." in theirs and tensor.ndim == 4
-                weights[f"{theirs}.{end}"] = (
-                    tensor[:, :, 0, 0] if is_linear else tensor
-                ).contiguous()
-    with atomic(folder / "unet" / WEIGHTS) as partial:
-        try:
-            save_file(weights, partial)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+                weights[f"{theirs}.{end}"] = tensor[:, :, 0, 0] if is_linear else tensor
+    write_tensors(folder / "unet" / WEIGHTS, weights)
     write_text(folder / "unet" / "config.json", json.dumps(_diffusers_unet(unet), indent=1))
     scheduler = {
         "_class_name": "DDPMScheduler",

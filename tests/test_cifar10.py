@@ -135,6 +135,9 @@ def test_a_damaged_archive_is_said(tmp_path, packed):
     path.write_bytes(packed[:500])
     with pytest.raises(DataError, match="delete it"):
         load_cifar10(False, cache=tmp_path)
+    path.write_bytes(packed[:30] + bytes([packed[30] ^ 0xFF, packed[31] ^ 0xFF]) + packed[32:])
+    with pytest.raises(DataError, match="delete it"):  # zlib.error, which is no OSError
+        load_cifar10(False, cache=tmp_path)
     path.write_bytes(packed)
     with pytest.raises(DataError, match="is not 10000 pictures"):
         load_cifar10(False, cache=tmp_path)

@@ -396,6 +396,7 @@ def test_pack_arrays(run, ckpt, pixels):
     Path("damaged").write_bytes(Path("x.ddpa").read_bytes()[:-1])
     assert "checksum" in run("unpack", "damaged", "-o", "z", "--ckpt", ckpt, status=1).stderr
     assert "not a ddpm-codec archive" in run("unpack", "x.npz", "-o", "z", status=1).stderr
+    assert not Path("z").exists()  # it once was made before the archive was looked at
 
 
 def test_send_info_truncate_receive(run, ckpt, picture):

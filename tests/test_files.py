@@ -4,9 +4,11 @@ import os
 import threading
 
 import pytest
+from safetensors import SafetensorError
 
+from ddpm_codec import files
 from ddpm_codec.errors import DataError
-from ddpm_codec.files import atomic, check_writable, make_folder, write_text
+from ddpm_codec.files import atomic, check_writable, make_folder, write_tensors, write_text
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -52,6 +54,26 @@ def test_a_pipe_is_written_into_and_stays_one(tmp_path):
     assert heard == ["x" * 1000]
     assert pipe.is_fifo()
     check_writable(pipe)
+
+
+def test_a_link_to_itself_is_said(tmp_path):
+    """Resolving one is a RuntimeError, not an OSError, which was a traceback."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for write in (lambda path: write_text(path, "x"), check_writable):
+        with pytest.raises(DataError, match="loop: can't be written"):
+            write(tmp_path / "loop")
+
+
+def test_a_full_disk_is_said_by_whatever_writes(tmp_path, monkeypatch):
+    """safetensors has an exception of its own for what the system says: a traceback once."""
+
+    def full(tensors, path, metadata):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(DataError, match="no space left on device"):
+        write_tensors(tmp_path / "a", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_as_long_as_the_system_allows(tmp_path):
