@@ -143,23 +143,26 @@ class SharedRandomness:
 
     def candidates(self, block: int, first: int, count: int, dims: int) -> Singles:
         """(count, dims) the codewords number first, first + 1, ... of a block, for a search."""
-        if not self._tiles.most_bytes:
-            return self.codewords(block, np.arange(first, first + count), dims)
-        begin = at = _tile_begin(first)
-        tiles = []
-        while at < first + count:
-            tiles.append(self._tile(block, at, dims)[:, :dims])
-            at += len(tiles[-1])
-        return np.concatenate(tiles)[first - begin :][:count]
+        parts, at, end = [], first, first + count
+        while at < end:
+            begin, rows = _tile_of(at)
+            stop = min(begin + rows, end)
+            tile = self._tile(block, begin, rows, dims)
+            if tile is None:  # no room for it
+                parts.append(self.codewords(block, np.arange(at, stop), dims))
+            else:
+                parts.append(tile[at - begin : stop - begin, :dims])
+            at = stop
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _tile(self, block: int, begin: int, dims: int) -> Singles:
-        """(rows, at least dims) the codewords of the tile that begins there."""
+    def _tile(self, block: int, begin: int, rows: int, dims: int) -> Singles | None:
+        """(rows, at least dims) the codewords of a tile, if there is room to keep them."""
         tile = self._tiles.find(block, begin)
-        if tile is None or tile.shape[1] < dims:
-            rows = min(max(begin, _FIRST_TILE), _MOST_TILE)
-            tile = self.codewords(block, begin + np.arange(rows), dims)
+        wide = tile is not None and tile.shape[1] >= dims
+        if not wide and self._tiles.has_room(block, begin, 4 * rows * dims):
+            tile, wide = self.codewords(block, begin + np.arange(rows), dims), True
             self._tiles.keep(block, begin, tile)
-        return tile
+        return tile if wide else None
 
     def normals(self, block: int, candidate: int, dims: int) -> Floats:
         """(dims,) one candidate, standard normal, as the receiver reads it."""
@@ -196,13 +199,14 @@ class SharedRandomness:
         return -np.log(self.uniforms(stream, block, first, count))
 
 
-def _tile_begin(candidate: int) -> int:
-    """Where the tile of a candidate begins: at 0, 256, 512, 1024, 2048 or a multiple of 4096."""
+def _tile_of(candidate: int) -> tuple[int, int]:
+    """(begin, rows) of a candidate's tile: from 0, 256, 512, 1024, 2048 or a multiple of 4096."""
     if candidate < _FIRST_TILE:
-        return 0
+        return 0, _FIRST_TILE
     if candidate >= _MOST_TILE:
-        return candidate - candidate % _MOST_TILE
-    return 1 << (candidate.bit_length() - 1)
+        return candidate - candidate % _MOST_TILE, _MOST_TILE
+    begin = 1 << (candidate.bit_length() - 1)
+    return begin, begin
 
 
 class _Tiles:
@@ -218,13 +222,22 @@ class _Tiles:
         """The tile, if it is here."""
         return self._kept.get((block, begin))
 
+    def has_room(self, block: int, begin: int, size: int) -> bool:
+        """Whether a tile of `size` bytes could be kept in place of its narrower self."""
+        with self._lock:
+            return self._more(block, begin, size) <= self.most_bytes
+
     def keep(self, block: int, begin: int, tile: Singles) -> None:
         """Put a tile in place of its narrower self, if there is room; forget other steps."""
         with self._lock:
-            if block // BLOCKS_A_STEP != self._step:
-                self._kept, self._bytes, self._step = {}, 0, block // BLOCKS_A_STEP
-            before = self._kept.get((block, begin))
-            more = tile.nbytes - (0 if before is None else before.nbytes)
-            if self._bytes + more <= self.most_bytes:
+            total = self._more(block, begin, tile.nbytes)
+            if total <= self.most_bytes:
                 self._kept[block, begin] = tile
-                self._bytes += more
+                self._bytes = total
+
+    def _more(self, block: int, begin: int, size: int) -> int:
+        """Bytes that would be kept with a tile of `size`, those of other steps forgotten."""
+        if block // BLOCKS_A_STEP != self._step:
+            self._kept, self._bytes, self._step = {}, 0, block // BLOCKS_A_STEP
+        before = self._kept.get((block, begin))
+        return self._bytes + size - (0 if before is None else before.nbytes)

@@ -203,6 +203,8 @@ def test_remembered_candidates_are_made_once_and_bounded(monkeypatch):
     shared.candidates(block_address(0, 1), 0, 256, 8)  # no room: made again each time
     shared.candidates(block_address(0, 1), 0, 256, 8)
     assert made == [256] * 4
+    shared.candidates(block_address(0, 1), 300, 5, 8)  # once the whole tile, for five of it
+    assert made.pop() == 5
     shared.candidates(block_address(1, 1), 0, 256, 8)  # another step: what was kept goes
     shared.candidates(block_address(1, 1), 0, 256, 8)
     assert made == [256] * 5

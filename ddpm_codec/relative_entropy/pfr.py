@@ -3,19 +3,16 @@
 Candidates arrive at times T_i = T_{i-1} + Exp(1); the one with the least T_i / w_i has law q,
 and its index costs at most KL + log2(KL + 1) + 4 bits. The search is without end, but after
 time T, with best score s, the expected number of candidates still to come that would win is
-
-    integral_T^inf P(w > t / s) dt = s E_p[(w - h)+] = s (Q(w >= h) - h P(w >= h)),  h = T / s.
-
-It stops below epsilon, which so bounds the probability that the sample isn't the exact one,
-and with it the total variation between a block's law and q. Only the sender needs arrival
-times: they come from shared randomness so that equal seeds give equal bytes.
+known (`late_winners`). It stops below epsilon, which so bounds the probability that the sample
+isn't the exact one, and with it the total variation between a block's law and q. Only the sender
+needs arrival times: they come from shared randomness so that equal seeds give equal bytes.
 """
 
 import numpy as np
-from scipy.special import ndtr
 
 from ddpm_codec.entropy import BitReader, BitWriter, EliasGamma, IntegerCode, Raw
 from ddpm_codec.errors import ConfigError
+from ddpm_codec.relative_entropy.late_winners import LateWinners
 from ddpm_codec.relative_entropy.orc import IndexFormat
 from ddpm_codec.relative_entropy.protocol import (
     CHUNK_NORMALS,
@@ -41,57 +38,6 @@ from ddpm_codec.shared_randomness import (
 MOST_BLOCK_BITS = 8
 MOST_CANDIDATES = 1 << 24
 _FIRST_CHUNK = 256
-_ORDERS = np.geomspace(0.02, 50, 60)
-
-
-def log_moments(ratio: LogRatio, orders: Floats) -> Floats:
-    """log E_p[w^a] in nats for every a of `orders`, infinite where it has no value.
-
-    sum(a log rho - 1/2 log A + 1/2 a (a - 1) delta^2 / A), A = 1 + a (rho^2 - 1) > 0.
-    """
-    a = orders[:, None]
-    spread = 1 + a * (ratio.rho**2 - 1)
-    with np.errstate(all="ignore"):
-        terms = a * np.log(ratio.rho) - 0.5 * np.log(spread)
-        terms += 0.5 * a * (a - 1) * ratio.delta**2 / spread
-    return np.where((spread > 0).all(axis=1), np.where(spread > 0, terms, 0).sum(axis=1), np.inf)
-
-
-def log_largest(ratio: LogRatio) -> float:
-    """log max w in nats: sum(log rho + 1/2 delta^2 / (rho^2 - 1)), finite for sigma_q < sigma_p.
-
-    A dimension with equal variances adds 0 where delta is 0, else w is unbounded.
-    """
-    if np.any(ratio.rho < 1) or np.any((ratio.rho == 1) & (ratio.delta != 0)):
-        return np.inf
-    wide = ratio.rho > 1
-    rho, delta = ratio.rho[wide], ratio.delta[wide]
-    return float(np.sum(np.log(rho) + 0.5 * delta**2 / (rho**2 - 1)))
-
-
-class LateWinners:
-    """A bound on the expected number of winners after time T when the best score is s.
-
-    Equal variances: log w is N(-m^2/2, m^2) under p, N(m^2/2, m^2) under q, m = |delta|, so the
-    number is known. Otherwise (w - h)+ <= b^b / (1 + b)^(1 + b) w^(1 + b) h^-b for every b > 0,
-    whose mean under p is a moment of w: the least over a grid of b is taken.
-    """
-
-    def __init__(self, ratio: LogRatio) -> None:
-        self.log_largest = log_largest(ratio)
-        self.m = float(np.linalg.norm(ratio.delta)) if ratio.equal_variances else None
-        b = _ORDERS
-        self.log_bounds = b * np.log(b) - (1 + b) * np.log1p(b) + log_moments(ratio, 1 + b)
-
-    def expected(self, log_s: float, log_time: float) -> float:
-        """The bound, from log s and log T."""
-        log_h = log_time - log_s
-        if log_h >= self.log_largest:
-            return 0.0
-        if self.m is None:
-            return float(np.exp(log_s + np.min(self.log_bounds - _ORDERS * log_h)))
-        under_q, under_p = self.m / 2 - log_h / self.m, -self.m / 2 - log_h / self.m
-        return float(np.exp(log_s) * ndtr(under_q) - np.exp(log_time) * ndtr(under_p))
 
 
 class PoissonFunctional:
