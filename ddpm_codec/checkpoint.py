@@ -139,8 +139,10 @@ def _content_hash(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str:
 
 
 def build_network(config: ModelConfig) -> UNet:
-    """A `UNet` with fresh weights for this configuration."""
-    schedule = Schedule(config.schedule)
+    """A `UNet` with fresh weights for this configuration. ConfigError for one that can't be."""
+    schedule, experts = Schedule(config.schedule), config.unet.experts
+    if experts and experts[-1] >= schedule.T:
+        raise ConfigError(f"experts up to timesteps {experts}: of {schedule.T} none is left")
     level = np.arange(schedule.T + 1, dtype=np.float64)
     if config.time == "log_snr":
         level[1:] = _SNR_LEVELS_PER_NAT * (schedule.log_snr[1] - schedule.log_snr[1:])

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from ddpm_codec.checkpoint import ModelConfig
 from ddpm_codec.diffusion import broadcast
 from ddpm_codec.discretized import BIN_WIDTH
-from ddpm_codec.errors import ConfigError
 from ddpm_codec.gaussian import excess_kl_nats
 from ddpm_codec.schedule import Array, Schedule
 
@@ -38,22 +37,15 @@ class TimestepSampler:
 
     Proposals follow the objective's distribution times (share + (1 - share) alpha_bar): at high
     noise the error of eps is small for every model, and drawing less of it there lowers the
-    variance of the gradient. Only t from `first` to `last` (0: T) are drawn: those of an expert.
+    variance of the gradient.
     """
 
-    def __init__(
-        self, schedule: Schedule, objective: Objective, first: int = 1, last: int = 0
-    ) -> None:
+    def __init__(self, schedule: Schedule, objective: Objective) -> None:
         target = _target_distribution(schedule, objective)
-        t = np.arange(1, schedule.T + 1)
-        target = np.where((first <= t) & (t <= (last or schedule.T)), target, 0.0)
-        if not target.any():
-            raise ConfigError(f"no timestep from {first} to {last}: choose some of 1..{schedule.T}")
-        target /= target.sum()
         proposal = target * (_UNIFORM_SHARE + (1 - _UNIFORM_SHARE) * schedule.alpha_bar[1:])
         proposal /= proposal.sum()
         self._cumulative = torch.from_numpy(np.cumsum(proposal))
-        self._weight = torch.from_numpy(target / np.maximum(proposal, 1e-300)).float()
+        self._weight = torch.from_numpy(target / proposal).float()
         self._chance = torch.from_numpy(proposal).float()
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,7 +86,7 @@ class TrainingLoss:
     """The training loss of a model's network under one objective.
 
     `log_variance_weight` is that of the variance head's own loss; the network runs under bfloat16
-    autocast if `bfloat16`. `first`, `last`: the timesteps that count.
+    autocast if `bfloat16`.
     """
 
     def __init__(
@@ -103,11 +95,9 @@ class TrainingLoss:
         objective: Objective,
         log_variance_weight: float,
         bfloat16: bool = False,
-        first: int = 1,
-        last: int = 0,
     ) -> None:
         self.schedule = Schedule(model.schedule)
-        self.sampler = TimestepSampler(self.schedule, objective, first, last)
+        self.sampler = TimestepSampler(self.schedule, objective)
         self.a, self.b = self.schedule.x_0_coefficients(model.parameterization)
         self.head = model.variance_head
         self.log_variance_weight, self.bfloat16 = log_variance_weight, bfloat16

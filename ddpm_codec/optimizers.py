@@ -70,6 +70,5 @@ class Optimizer:
 
 
 def _is_inside(name: str, parameter: Tensor) -> bool:
-    return (
-        parameter.ndim == 4 and parameter.shape[1] > 1 and not name.startswith(("stem.", "head."))
-    )
+    at_the_end = name.split(".")[-2] in ("stem", "head")
+    return parameter.ndim == 4 and parameter.shape[1] > 1 and not at_the_end

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ddpm_codec.errors import CheckpointError, ConfigError
 from ddpm_codec.files import write_text
 from ddpm_codec.objectives import NoisyBatch, Objective, TrainingLoss
 from ddpm_codec.optimizers import Optimizer, OptimizerName
+from ddpm_codec.unet import for_experts
 from ddpm_codec.units import from_uint8
 
 DrawCrops = Callable[[int, torch.Generator], Tensor]
@@ -32,8 +33,7 @@ class TrainingConfig:
 
     The rates warm up over `warmup_steps`, stay, and over the last `decay` of the run (in steps or
     in minutes, whichever was given) fall to `final` of themselves. `accumulate`: parts in which a
-    process goes through its share of a batch, to save memory. `first`, `last` (0: T): the timesteps
-    that are trained.
+    process goes through its share of a batch, to save memory.
     """
 
     objective: Objective = "vlb"
@@ -53,8 +53,6 @@ class TrainingConfig:
     clip_norm: float = 1.0
     log_variance_weight: float = 0.1
     bfloat16: bool = False
-    first: int = 1
-    last: int = 0
     seed: int = 0
 
     def check(self) -> None:
@@ -105,16 +103,19 @@ class Trainer:
         init: Checkpoint | None = None,
         workers: Workers = ALONE,
     ) -> "Trainer":
-        """Fresh weights from `config.seed`, or those of `init` (CheckpointError if foreign)."""
+        """Fresh weights from `config.seed`, or those of `init` (CheckpointError if foreign), which
+        all experts share at first where `init` has none."""
         config.check()
         generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build_network(model)
         if init is not None:
-            if init.config != model:
+            alone = replace(model, unet=replace(model.unet, experts=()))
+            if init.config not in (model, alone):
                 raise CheckpointError("--init: that checkpoint is of another model configuration")
-            network.load_state_dict(init.weights)
+            experts = len(model.unet.experts) if init.config == alone else 0
+            network.load_state_dict(for_experts(init.weights, experts))
         network.to(workers.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = Optimizer(
             network, config.optimizer, config.learning_rate, config.muon_rate, config.beta2
@@ -190,9 +191,7 @@ class Trainer:
     def run(self, draw: DrawCrops) -> Iterator[float]:
         """Train until `progress` is 1; yields the loss of every step."""
         c = self.config
-        loss = TrainingLoss(
-            self.model, c.objective, c.log_variance_weight, c.bfloat16, c.first, c.last
-        )
+        loss = TrainingLoss(self.model, c.objective, c.log_variance_weight, c.bfloat16)
         self.network.train()
         while self.progress < 1.0:
             began = time.monotonic()

@@ -1,6 +1,7 @@
 """The shape of a `UNet`, and the two that have names."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from ddpm_codec.errors import ConfigError
@@ -8,6 +9,7 @@ from ddpm_codec.errors import ConfigError
 GROUPS = 32
 """Of group normalisation."""
 MOST_OCTAVE = 16
+MOST_EXPERTS = 8
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,10 @@ class UNetConfig:
     has it too. `norm`: "group", or "pixel" for layer normalisation over the channels of each pixel.
     `scale_shift`: the time embedding scales and shifts (Dhariwal & Nichol 2021, AdaGN) instead of
     being added. `block`: "residual", of two 3x3 convolutions, or "gated", of 1x1 convolutions and
-    depthwise 3x3 ones. `log_variance`: a second output of the network. `dialect`: details in which
-    OpenAI's code differs from that of Ho et al.: sinusoids, padding of the downsampling, and the
-    epsilon of group normalisation.
+    depthwise 3x3 ones. `log_variance`: a second output of the network. `experts`: the last
+    timesteps of all halves upward but the last, where there are several. `dialect`: details in
+    which OpenAI's code differs from that of Ho et al.: sinusoids, padding of the downsampling, and
+    the epsilon of group normalisation.
     """
 
     image_channels: int = 3
@@ -39,6 +42,7 @@ class UNetConfig:
     scale_shift: bool = False
     dialect: Literal["ho", "openai"] = "ho"
     block: Literal["residual", "gated"] = "residual"
+    experts: tuple[int, ...] = ()
 
     def check(self) -> None:
         """Raise ConfigError for a shape that can't be built or is absurdly large."""
@@ -60,6 +64,9 @@ class UNetConfig:
             raise ConfigError("a U-Net with attention at a level that it does not have")
         if not all(0 <= octave <= MOST_OCTAVE for octave in self.fourier):
             raise ConfigError(f"a U-Net with octaves outside 0..{MOST_OCTAVE}")
+        cuts = (0, *self.experts)
+        if len(cuts) > MOST_EXPERTS or any(a >= b for a, b in pairwise(cuts)):
+            raise ConfigError(f"experts up to timesteps {self.experts}: they must rise from 1")
         if self.channels % self.heads:
             raise ConfigError(f"{self.heads} heads don't divide {self.channels} channels")
         if self.norm == "group" and self.channels % GROUPS:

@@ -1,11 +1,11 @@
 """Does it pay to split the noise levels among experts, at equal minutes and equal cost a call?
 
     python experiments/experts.py --data TRAIN --val VAL [--ckpt C] [--minutes M]
-                                  [--log-snr '4'] [--out DIR]
+                                  [--log-snr '3'] [--out DIR]
 
-All start from the weights of C (the bundled model). One network goes on with every timestep for M
-minutes; experts, cut at the given log SNR, share the same M minutes evenly, each with its own
-timesteps. Validated on the same crops, timesteps and noise. Runs are kept in DIR, with experts.csv.
+Both go on from the weights of C (the bundled model) for M minutes: the network as it is, and one
+whose upper half is there once for every stretch of log SNR between the given cuts. Validated on
+the same crops, timesteps and noise. Runs are kept in DIR, with experts.csv.
 """
 
 from dataclasses import replace
@@ -22,41 +22,25 @@ from ddpm_codec.checkpoint import load, load_bundled
 from ddpm_codec.data import PhotoCrops
 from ddpm_codec.schedule import Schedule
 from ddpm_codec.training import TRAINING_PRESETS, Trainer, bfloat16_is_faster
-from ddpm_codec.unet import Prediction
 
 VALIDATION_CROPS = 256
 
 
-class Experts:
-    """A denoiser that asks the first of `denoisers` for t up to `lasts[0]`, and so on."""
-
-    def __init__(self, denoisers, lasts):
-        self.denoisers, self.lasts = denoisers, torch.tensor(lasts)
-
-    def __call__(self, x_t, t):
-        chosen = torch.searchsorted(self.lasts, t)
-        prediction, log_variance = torch.empty_like(x_t), torch.empty_like(x_t)
-        for number, denoiser in enumerate(self.denoisers):
-            mine = chosen == number
-            if mine.any():
-                prediction[mine], log_variance[mine] = denoiser(x_t[mine], t[mine])
-        return Prediction(prediction, log_variance)
-
-
-def trained(path, source, rule, photographs):
+def trained(path, config, rule, source, photographs):
     """The checkpoint after a run, made where it is not kept."""
     if not path.exists():
-        trainer = Trainer.start(source.config, rule, source)
+        trainer = Trainer.start(config, rule, source)
         for _ in trainer.run(photographs.draw):
             pass
         checkpoint.save(trainer.checkpoint(with_state=False), path)
     return load(path)
 
 
-def experts_of(schedule, cuts):
-    """[(first, last)] timesteps, from low noise to high, cut at these log SNR."""
-    ends = [int(np.argmin(np.abs(schedule.log_snr[1:] - cut))) + 1 for cut in sorted(cuts)[::-1]]
-    return list(zip([1, *(end + 1 for end in ends)], [*ends, schedule.T], strict=True))
+def cuts_at(schedule, log_snr):
+    """The timesteps nearest to these log SNR, rising."""
+    return tuple(
+        int(np.argmin(np.abs(schedule.log_snr[1:] - cut))) + 1 for cut in sorted(log_snr)[::-1]
+    )
 
 
 @click.command()
@@ -64,7 +48,7 @@ def experts_of(schedule, cuts):
 @click.option("--val", type=click.Path(path_type=Path), required=True)
 @click.option("--ckpt", type=click.Path(path_type=Path))
 @click.option("--minutes", default=12.0, show_default=True)
-@click.option("--log-snr", default="4", show_default=True, help="Cuts, separated by commas.")
+@click.option("--log-snr", default="3", show_default=True, help="Cuts, separated by commas.")
 @click.option("--batch", default=64, show_default=True)
 @click.option("--muon-rate", default=0.01, show_default=True)
 @click.option("--learning-rate", default=1e-3, show_default=True)
@@ -79,21 +63,14 @@ def main(data, val, ckpt, minutes, log_snr, batch, muon_rate, learning_rate, out
     )  # fmt: skip
     photographs = PhotoCrops(data, rule.crop)
     crops = PhotoCrops(val, rule.crop).draw(VALIDATION_CROPS, torch.Generator().manual_seed(0))
-    whole = trained(out / "one.safetensors", source, rule, photographs).model("beta_tilde")
-    models = {"start": source.model("beta_tilde"), "one network": whole}
-    ranges = experts_of(Schedule(source.config.schedule), [float(x) for x in log_snr.split(",")])
-    parts = []
-    for first, last in ranges:
-        share = replace(rule, minutes=minutes / len(ranges), first=first, last=last)
-        path = out / f"expert_{first}_{last}.safetensors"
-        parts.append(trained(path, source, share, photographs).model().denoiser)
-    split = Experts(parts, [last for _, last in ranges])
-    models[f"experts for t = {', '.join(f'{a}..{b}' for a, b in ranges)}"] = replace(
-        whole, denoiser=split
-    )
+    cuts = cuts_at(Schedule(source.config.schedule), [float(x) for x in log_snr.split(",")])
+    several = replace(source.config, unet=replace(source.config.unet, experts=cuts))
+    names = ("start", "one network", f"experts up to t = {', '.join(map(str, cuts))}, and above")
     rows = []
-    for name, model in models.items():
-        report = validate(model, crops).as_json()
+    for name, config in zip(names, (None, source.config, several), strict=True):
+        path = out / f"experts_{len(cuts) if config is several else 0}.safetensors"
+        after = trained(path, config, rule, source, photographs) if config else source
+        report = validate(after.model("beta_tilde"), crops).as_json()
         rows.append({"model": name} | {k: report[f"{k}_bpd"] for k in ("total", "rate", "decoder")})
         print(rows[-1], flush=True)
     pd.DataFrame(rows).to_csv(out / "experts.csv", index=False)

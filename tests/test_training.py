@@ -69,6 +69,25 @@ def test_init_starts_from_weights_alone(tiny):
         Trainer.start(replace(TINY, parameterization="eps"), CONFIG, tiny)
 
 
+def test_experts_start_alike_and_learn_apart(tiny):
+    """From the weights of a network without any; each sees the pictures of its own timesteps."""
+    model = replace(TINY, unet=replace(TINY.unet, experts=(6,)))
+    trainer = Trainer.start(model, CONFIG, tiny)
+    before = {k: v.clone() for k, v in trainer.ema.items()}
+    for name, weight in before.items():
+        torch.testing.assert_close(weight, tiny.weights[name.removeprefix("others.0.")])
+    finish(trainer)
+    for name in ("head.weight", "middle.0.block.conv1.weight"):
+        one, other = trainer.ema[name], trainer.ema[f"others.0.{name}"]
+        assert not torch.equal(one, other)
+        assert not torch.equal(other, before[name])
+    assert set(trainer.checkpoint(with_state=False).model().denoiser.network.state_dict()) == set(
+        before
+    )
+    with pytest.raises(CheckpointError, match="--init"):
+        Trainer.start(TINY, CONFIG, trainer.checkpoint(with_state=False))
+
+
 @pytest.mark.parametrize("damage", ["tensor missing", "shape", "generator", "notes", "fields"])
 def test_damaged_training_state_is_refused(damage):
     saved = finish(Trainer.start(TINY, CONFIG), stop_at=2).checkpoint()
@@ -109,22 +128,6 @@ def test_importance_weights_make_the_proposal_the_objective(objective):
     assert (t.min(), t.max()) == (1, 1000)
     expected = np.bincount(t.numpy())[t.numpy()] / len(t)
     assert np.corrcoef(chance.numpy(), expected)[0, 1] > 0.99
-
-
-def test_an_experts_timesteps_are_drawn_alone():
-    """With the average over them; none outside."""
-    schedule = Schedule(ScheduleConfig())
-    t, weight, _ = TimestepSampler(schedule, "vlb", 30, 400).draw(
-        50_000, torch.Generator().manual_seed(0)
-    )
-    assert (t.min(), t.max()) == (30, 400)
-    target = -np.diff(schedule.log_snr[29:401])
-    f = np.sin(np.arange(1001) / 30)
-    values = weight.numpy() * f[t.numpy()]
-    expected = target / target.sum() @ f[30:401]
-    assert abs(values.mean() - expected) < 4.5 * values.std() / np.sqrt(len(values))
-    with pytest.raises(ConfigError, match="no timestep"):
-        TimestepSampler(schedule, "vlb", 7, 6)
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "v", "x_0", "mu_tilde"])

@@ -8,7 +8,7 @@ import torch
 from ddpm_codec.checkpoint import MODEL_PRESETS, build_network
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.layers import PixelNorm
-from ddpm_codec.unet import UNet, parameter_count
+from ddpm_codec.unet import UNet, for_experts, parameter_count
 from ddpm_codec.unet_config import UNetConfig
 
 from .conftest import TINY, random_checkpoint
@@ -53,10 +53,39 @@ def test_presets_run_on_their_input_sizes(preset):
     assert (log_variance is None) == (preset == "paper")
 
 
+def test_every_timestep_has_its_expert():
+    """Whatever the order in a batch: those up to 3 the network's own half, 4 to 7 the next, ..."""
+    alone = random_checkpoint(TINY)
+    model = replace(TINY, unet=replace(TINY.unet, experts=(3, 7)))
+    network, single = build_network(model), build_network(TINY)
+    network.load_state_dict(for_experts(alone.weights, 2))
+    single.load_state_dict(alone.weights)
+    x, t = torch.randn(7, 3, 8, 8), torch.tensor([9, 3, 4, 1, 8, 7, 2])
+    with torch.no_grad():
+        before = network(x, t)
+        torch.testing.assert_close(before, single(x, t))
+        for parameter in network.others[0].parameters():
+            parameter.add_(0.1)
+        changed = (network(x, t).prediction - before.prediction).abs().amax(dim=(1, 2, 3)) > 1e-4
+    assert changed.tolist() == [False, False, True, False, False, True, False]
+
+
 @pytest.mark.parametrize(
     "config",
-    [UNetConfig(channels=33), UNetConfig(attention=(7,)), UNetConfig(channels=10**9)],
+    [
+        UNetConfig(channels=33),
+        UNetConfig(experts=(7, 7)),
+        UNetConfig(experts=(0,)),
+        UNetConfig(attention=(7,)),
+        UNetConfig(channels=10**9),
+    ],
 )
 def test_absurd_shapes_are_refused_before_anything_is_allocated(config):
     with pytest.raises(ConfigError):
         UNet(config, torch.zeros(3))
+
+
+def test_an_expert_without_timesteps_is_refused():
+    unet = replace(TINY.unet, experts=(TINY.schedule.T,))
+    with pytest.raises(ConfigError, match="none is left"):
+        build_network(replace(TINY, unet=unet))
