@@ -52,7 +52,8 @@ class Upward(nn.Module):
         self.head = zeroed(Conv(width, outputs * config.patch**2, 3, padding=1))
 
     def rise(self, skips: Sequence[Tensor], embedding: Tensor) -> Tensor:
-        """What the way down left, (N,width,h,w) each, the lowest last, to the head's output."""
+        """What the way down left, each (N,width,h,w), the lowest last, and the embedding (N,E) of
+        t, to what the head gives, (N, outputs patch^2, H / patch, W / patch)."""
         h, below = skips[-1], list(skips)
         for layer in self.middle:
             h = layer(h, embedding)

@@ -14,7 +14,9 @@ import numpy.typing as npt
 from ddpm_codec.relative_entropy.protocol import LogRatio
 
 _ORDERS = np.geomspace(0.02, 50, 60)
+"""Tried as a - 1."""
 _LATE = -8.0
+"""Nats: log of the number of winners, over s, near which the contour is best."""
 _DIFFERENCE = 1e-3
 _POINTS = 96
 
@@ -22,7 +24,8 @@ Numbers = npt.NDArray[np.inexact[Any]]
 
 
 def log_moments(ratio: LogRatio, orders: Numbers) -> Numbers:
-    """log E_p[w^u] in nats for every u of `orders`, real or complex; infinite where it has none.
+    """(n,) log E_p[w^u] in nats for every u of `orders` (n,), real or complex; infinite where the
+    moment is.
 
     sum(u log rho - 1/2 log A + 1/2 u (u - 1) delta^2 / A), A = 1 + u (rho^2 - 1), Re A > 0.
     """
@@ -74,7 +77,8 @@ class LateWinners:
         self.slack = float(np.exp(log_moment[-1].real - self.log_scale)) / (np.pi * v[-1]) + 1e-12
 
     def expected(self, log_s: float, log_time: float) -> float:
-        """The number, at most 1e-6 of it or what lies beyond V too large, from log s and log T."""
+        """The number, from log s and log T; too large by what was added, infinite where no moment
+        of an order above 1 is finite."""
         log_h = log_time - log_s
         if log_h >= self.log_largest:
             return 0.0
