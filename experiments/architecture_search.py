@@ -20,7 +20,9 @@ import torch
 from ddpm_codec import checkpoint
 from ddpm_codec.calibration import validate
 from ddpm_codec.checkpoint import MODEL_PRESETS
-from ddpm_codec.data import PhotoCrops
+from ddpm_codec.crops import EnlargedCrops, PhotoCrops
+from ddpm_codec.memory import keep_freed_memory
+from ddpm_codec.schedule import ScheduleConfig
 from ddpm_codec.training import Trainer, TrainingConfig, TrainingLog, bfloat16_is_faster
 from ddpm_codec.unet import parameter_count
 from ddpm_codec.unet_config import UNetConfig
@@ -62,8 +64,18 @@ VARIANTS = {
     "gated, 7 blocks": (replace(GATED, blocks=7), MUON),
     "gated, 192 channels, 2 blocks": (replace(GATED, channels=192, blocks=2), MUON),
     "gated, unshuffle x4": (replace(GATED, channels=256, patch=4), MUON),
+    "gated, cosine schedule": (GATED, MUON),
+    "gated, beta_1 = 2e-5": (GATED, MUON),
+    "gated, a quarter enlarged": (GATED, replace(MUON, enlarged=0.25)),
+    "gated, head's loss x 4": (GATED, replace(MUON, log_variance_weight=0.4)),
+    "gated, head's loss / 4": (GATED, replace(MUON, log_variance_weight=0.025)),
 }
 """Each round varies the best of the one before. Not all were run: see docs/model.md."""
+SCHEDULES = {
+    "gated, cosine schedule": ScheduleConfig("cosine"),
+    "gated, beta_1 = 2e-5": ScheduleConfig(beta_1=2e-5),
+}
+"""Those of variants that have one of their own."""
 VALIDATE_SECONDS = 240
 
 
@@ -71,7 +83,8 @@ def run(name, config, rule, photographs, crops, out):
     """Train one variant to its end, from where it was left."""
     file = "".join(c if c.isalnum() or c in ".,()" else "_" for c in name)
     path = out / f"{file}.safetensors"
-    model = replace(MODEL_PRESETS["small"], unet=config)
+    schedule = SCHEDULES.get(name, ScheduleConfig())
+    model = replace(MODEL_PRESETS["small"], unet=config, schedule=schedule)
     if path.exists():
         trainer = Trainer.resume(checkpoint.load(path, training=True))
         log = TrainingLog.read(path.with_suffix(".csv"), trainer.step)
@@ -88,7 +101,7 @@ def run(name, config, rule, photographs, crops, out):
               f"{report['decoder_bpd']:.4f} bits/dim", flush=True)  # fmt: skip
 
     last, trained = trainer.seconds, trainer.progress < 1
-    for loss in trainer.run(photographs.draw):
+    for loss in trainer.run(EnlargedCrops(photographs, rule.enlarged).draw):
         log.add(trainer, loss)
         if trainer.seconds - last > VALIDATE_SECONDS:
             last = trainer.seconds
@@ -113,6 +126,7 @@ def run(name, config, rule, photographs, crops, out):
 @click.option("--variants", help="Names, separated by semicolons [default: all].")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("architecture_search"))
 def main(data, val, minutes, variants, out):
+    keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
     photographs = PhotoCrops(data, MUON.crop)
     crops = PhotoCrops(val, MUON.crop).draw(256, torch.Generator().manual_seed(0))

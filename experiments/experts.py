@@ -19,7 +19,8 @@ import torch
 from ddpm_codec import checkpoint
 from ddpm_codec.calibration import validate
 from ddpm_codec.checkpoint import load, load_bundled
-from ddpm_codec.data import PhotoCrops
+from ddpm_codec.crops import PhotoCrops
+from ddpm_codec.memory import keep_freed_memory
 from ddpm_codec.schedule import Schedule
 from ddpm_codec.training import TRAINING_PRESETS, Trainer, bfloat16_is_faster
 
@@ -54,6 +55,7 @@ def cuts_at(schedule, log_snr):
 @click.option("--learning-rate", default=1e-3, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("experts"))
 def main(data, val, ckpt, minutes, log_snr, batch, muon_rate, learning_rate, out):
+    keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
     source = load(ckpt) if ckpt else load_bundled()
     source.weights = {k: v.float() for k, v in source.weights.items()}

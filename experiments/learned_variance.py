@@ -17,7 +17,7 @@ import torch
 from ddpm_codec import checkpoint
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.checkpoint import Checkpoint, load, load_bundled
-from ddpm_codec.data import PhotoCrops
+from ddpm_codec.crops import PhotoCrops
 from ddpm_codec.training import TRAINING_PRESETS, Trainer, bfloat16_is_faster
 
 

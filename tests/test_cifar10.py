@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from ddpm_codec.cifar10 import Archive, cache_folder, load_cifar10
-from ddpm_codec.data import ArrayCrops, load_batch
+from ddpm_codec.crops import ArrayCrops
+from ddpm_codec.data import load_batch
 from ddpm_codec.errors import DataError
 
 RECORDS = 3

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from ddpm_codec import checkpoint, data
+from ddpm_codec import checkpoint, crops, data
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.cli import main
 from ddpm_codec.container import VERSION
@@ -187,7 +187,7 @@ def test_ctrl_c_saves_first(run, photos, monkeypatch):
     from ddpm_codec.cli import train
 
     monkeypatch.setitem(train.MODEL_PRESETS, "small", TINY)
-    draw, calls = data.PhotoCrops.draw, []
+    draw, calls = crops.PhotoCrops.draw, []
 
     def interrupted(self, *arguments):
         calls.append(1)
@@ -195,7 +195,7 @@ def test_ctrl_c_saves_first(run, photos, monkeypatch):
             raise KeyboardInterrupt
         return draw(self, *arguments)
 
-    monkeypatch.setattr(data.PhotoCrops, "draw", interrupted)
+    monkeypatch.setattr(crops.PhotoCrops, "draw", interrupted)
     common = ("train", "--data", photos, "--out", "c.safetensors", "--batch", 4, "--steps", 9)
     result = run(*common, status=1)
     assert "stopped at step 3; --resume c.safetensors goes on" in result.stderr

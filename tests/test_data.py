@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm_codec.data import PhotoCrops, load_batch, read_image, write_image
+from ddpm_codec.data import load_batch, read_image, write_image
 from ddpm_codec.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -233,43 +233,3 @@ def test_sample_patches():
     assert sample.shape == (64, 3, 32, 32)
     assert sample.dtype == torch.uint8
     assert len(torch.unique(sample.flatten(1), dim=0)) == 64
-
-
-class TestPhotoCrops:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        write_image(tmp_path / "a.png", RGB)
-        write_image(tmp_path / "b.png", 255 - RGB)
-        write_image(tmp_path / "small.png", RGB[:4])
-        garbage(tmp_path / "broken.png")
-        return tmp_path
-
-    def test_crops_are_pieces_of_the_photographs_or_their_mirror_images(self, folder):
-        crops = PhotoCrops(folder, 8).draw(50, torch.Generator().manual_seed(0))
-        photographs = [RGB, 255 - RGB]
-        pieces = {
-            view[y : y + 8, x : x + 8].tobytes()
-            for photograph in photographs
-            for view in (photograph, photograph[:, ::-1])
-            for y in range(5)
-            for x in range(3)
-        }
-        drawn = {crop.tobytes() for crop in crops.permute(0, 2, 3, 1).contiguous().numpy()}
-        assert drawn <= pieces
-        assert len(drawn) > 20
-
-    def test_damaged_and_small_pictures_are_skipped_and_named(self, folder):
-        crops = PhotoCrops(folder, 8)
-        crops.draw(50, torch.Generator().manual_seed(0))
-        assert len(crops.skipped) == 2
-        assert any("broken.png" in reason for reason in crops.skipped)
-        assert any("small.png" in reason for reason in crops.skipped)
-
-    def test_nothing_usable_is_an_error(self, folder):
-        with pytest.raises(DataError, match="64x64"):
-            PhotoCrops(folder, 64).draw(1, torch.Generator())
-
-    def test_a_small_cache_changes_nothing(self, folder):
-        large = PhotoCrops(folder, 8).draw(20, torch.Generator().manual_seed(0))
-        small = PhotoCrops(folder, 8, cache_bytes=1).draw(20, torch.Generator().manual_seed(0))
-        torch.testing.assert_close(large, small)

@@ -5,6 +5,7 @@ import click
 import ddpm_codec
 from ddpm_codec.cli import archive, calibrate, coding, demo, generate, interop, measure, train
 from ddpm_codec.errors import DdpmCodecError
+from ddpm_codec.memory import keep_freed_memory
 
 
 class _Commands(click.Group):
@@ -29,6 +30,7 @@ class _Commands(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def main(debug: bool) -> None:
     """Codelengths, rate-distortion curves and progressive coding with diffusion models."""
+    keep_freed_memory()
 
 
 for _command in (

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ddpm_codec import checkpoint
 from ddpm_codec.checkpoint import Checkpoint
-from ddpm_codec.data import PhotoCrops
+from ddpm_codec.crops import PhotoCrops
 from ddpm_codec.errors import CheckpointError, DataError
 from ddpm_codec.files import atomic, write_text
 

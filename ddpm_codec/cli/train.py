@@ -24,13 +24,19 @@ from ddpm_codec.cli.common import (
     progress_bar,
     seed_option,
 )
-from ddpm_codec.data import ArrayCrops, PhotoCrops
+from ddpm_codec.crops import ArrayCrops, Crops, EnlargedCrops, PhotoCrops
 from ddpm_codec.distributed import Workers, join
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable
 from ddpm_codec.optimizers import OptimizerName
 from ddpm_codec.plots import plot_training
-from ddpm_codec.training import TRAINING_PRESETS, Trainer, TrainingLog, bfloat16_is_faster
+from ddpm_codec.training import (
+    TRAINING_PRESETS,
+    Trainer,
+    TrainingConfig,
+    TrainingLog,
+    bfloat16_is_faster,
+)
 
 VALIDATION_CROPS = 256
 
@@ -56,6 +62,8 @@ VALIDATION_CROPS = 256
 @click.option("--muon-rate", type=float, help="Peak rate of Muon [default: the preset's].")
 @click.option("--decay", type=click.FloatRange(0, 1),
               help="Last share of the run, in which rates fall [default: preset's].")  # fmt: skip
+@click.option("--enlarged", type=click.FloatRange(0, 1),
+              help="Share of the crops to enlarge, up to twice [default: 0].")  # fmt: skip
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto")
 @click.option("--save-minutes", default=4.0, show_default=True, help="Between checkpoints.")
 @click.option("--validate-minutes", default=8.0, show_default=True, help="Between validations.")
@@ -78,7 +86,7 @@ def train(
     """
     trainer, log = _trainer(join(device), _given(), **options)
     check_writable(out)
-    photographs = _training_crops(data, trainer.config.crop)
+    photographs = _training_crops(data, trainer.config)
     trainer.notes["data"] = data.resolve().name
     held_out = None if val is None else _validation_crops(val, trainer.config.crop)
     run = _Run(trainer, log, out, held_out)
@@ -161,10 +169,13 @@ class _Run:
             plot_training(pd.DataFrame(self.log.rows), self.out.with_suffix(".png"))
 
 
-def _training_crops(data: Path, side: int) -> PhotoCrops | ArrayCrops:
-    if str(data) == "cifar10":
-        return ArrayCrops(load_cifar10(train=True), side)
-    return PhotoCrops(data, side)
+def _training_crops(data: Path, config: TrainingConfig) -> Crops:
+    crops: Crops = (
+        ArrayCrops(load_cifar10(train=True), config.crop)
+        if str(data) == "cifar10"
+        else PhotoCrops(data, config.crop)
+    )
+    return EnlargedCrops(crops, config.enlarged) if config.enlarged else crops
 
 
 def _given() -> dict[str, Any]:

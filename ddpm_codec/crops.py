@@ -1,0 +1,144 @@
+"""Crops of photographs to train on: cut at random, flipped at random, enlarged at random."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ddpm_codec.data import Pixels, list_images, read_image
+from ddpm_codec.errors import DataError
+
+_MOST_ENLARGED = 2.0
+
+
+class Crops(Protocol):
+    """Where crops come from; `skipped` says which pictures were left out, and why."""
+
+    @property
+    def skipped(self) -> list[str]: ...
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,3,side,side) uint8; all randomness comes from `generator`."""
+        ...
+
+
+class PhotoCrops:
+    """Random square crops from a folder of photographs of any size, flipped at random.
+
+    A photograph is drawn uniformly, then a position. Decoded photographs are kept, the oldest
+    dropped beyond `cache_bytes`. Damaged pictures and ones smaller than the crop are left out;
+    `skipped` names them with the reason (found when first drawn).
+    """
+
+    def __init__(self, folder: Path, side: int, cache_bytes: int = 1 << 31) -> None:
+        self.paths = list_images(folder)
+        self.side = side
+        self.skipped: list[str] = []
+        self._cache: dict[Path, Pixels] = {}
+        self._room = cache_bytes
+        self._folder = folder
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,3,side,side) uint8; all randomness comes from `generator`."""
+        crops = [self._crop(generator) for _ in range(count)]
+        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+
+    def _crop(self, generator: torch.Generator) -> Pixels:
+        u = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+        while True:
+            if not self.paths:
+                raise DataError(
+                    f"{self._folder}: no picture of at least {self.side}x{self.side} can be read; "
+                    f"the last: {self.skipped[-1]}"
+                )
+            path = self.paths[int(u[0] * len(self.paths))]
+            image = self._photo(path)
+            if image is not None:
+                break
+            self.paths.remove(path)
+        y = int(u[1] * (image.shape[0] - self.side + 1))
+        x = int(u[2] * (image.shape[1] - self.side + 1))
+        crop = image[y : y + self.side, x : x + self.side]
+        return crop[:, ::-1] if u[3] < 0.5 else crop
+
+    def _photo(self, path: Path) -> Pixels | None:
+        if path in self._cache:
+            return self._cache[path]
+        try:
+            image = read_image(path)
+        except DataError as error:
+            self.skipped.append(str(error))
+            return None
+        if min(image.shape[:2]) < self.side:
+            self.skipped.append(f"{path}: smaller than {self.side}x{self.side}")
+            return None
+        self._cache[path] = image
+        self._room -= image.nbytes
+        while self._room < 0 and len(self._cache) > 1:
+            oldest = next(iter(self._cache))
+            self._room += self._cache.pop(oldest).nbytes
+        return image
+
+
+class ArrayCrops:
+    """Random square crops of pictures (N,H,W,3), flipped at random. DataError for a crop larger
+    than they are."""
+
+    def __init__(self, pictures: Pixels, side: int) -> None:
+        height, width = pictures.shape[1:3]
+        if min(height, width) < side:
+            raise DataError(f"pictures of {width}x{height}: too small for crops of {side}")
+        self.pictures, self.side = pictures, side
+        self.skipped: list[str] = []
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,3,side,side) uint8; all randomness comes from `generator`."""
+        _, height, width, _ = self.pictures.shape
+        u = torch.rand(4, count, generator=generator, dtype=torch.float64).numpy()
+        image = (u[0] * len(self.pictures)).astype(int)
+        y = (u[1] * (height - self.side + 1)).astype(int)
+        x = (u[2] * (width - self.side + 1)).astype(int)
+        crops = [
+            self.pictures[i, a : a + self.side, b : b + self.side][:, :: -1 if mirror else 1]
+            for i, a, b, mirror in zip(image, y, x, u[3] < 0.5, strict=True)
+        ]
+        return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+
+
+class EnlargedCrops:
+    """Crops of `source` of which a share, drawn at random, are enlarged squares of themselves.
+
+    By a factor whose logarithm is uniform, from 1 to 2, bicubic: reduced photographs then stand
+    also for ones as a camera gives them, whose finest detail is soft.
+    """
+
+    def __init__(self, source: Crops, share: float) -> None:
+        self.source, self.share = source, share
+
+    @property
+    def skipped(self) -> list[str]:
+        """The pictures that `source` left out."""
+        return self.source.skipped
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,3,side,side) uint8; all randomness comes from `generator`."""
+        crops = self.source.draw(count, generator)
+        u = torch.rand(4, count, generator=generator, dtype=torch.float64)
+        for i in torch.nonzero(u[0] < self.share).flatten().tolist():
+            factor, *corner = u[1:, i].tolist()
+            crops[i] = _enlarged(crops[i], _MOST_ENLARGED**factor, corner)
+        return crops
+
+
+def _enlarged(crop: Tensor, factor: float, corner: list[float]) -> Tensor:
+    """A square of `crop` (3,S,S) of side S / factor, made as large as it; `corner` (x, y) in [0, 1)
+    says where it lies."""
+    side = crop.shape[1]
+    x, y = (c * (side - side / factor) for c in corner)
+    picture = Image.fromarray(crop.permute(1, 2, 0).contiguous().numpy())
+    box = (x, y, x + side / factor, y + side / factor)
+    large = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    return torch.from_numpy(np.array(large)).permute(2, 0, 1)
