@@ -108,15 +108,17 @@ class ArrayCrops:
         return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
 
 
-class EnlargedCrops:
-    """Crops of `source` of which a share, drawn at random, are enlarged squares of themselves.
+class VariedCrops:
+    """Crops of `source`, random shares of which are made more like what cameras give.
 
-    By a factor whose logarithm is uniform, from 1 to 2, bicubic: reduced photographs then stand
-    also for ones as a camera gives them, whose finest detail is soft.
+    `enlarged`: a square of the crop made as large as it, by a factor whose logarithm is uniform,
+    from 1 to 2, bicubic: the finest detail is soft, where photographs of the source are reduced
+    ones. `subsampled`: Cb and Cr at half the resolution, as in most JPEGs, and back. Both befall a
+    crop independently of each other.
     """
 
-    def __init__(self, source: Crops, share: float) -> None:
-        self.source, self.share = source, share
+    def __init__(self, source: Crops, enlarged: float = 0.0, subsampled: float = 0.0) -> None:
+        self.source, self.enlarged, self.subsampled = source, enlarged, subsampled
 
     @property
     def skipped(self) -> list[str]:
@@ -126,19 +128,31 @@ class EnlargedCrops:
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """(count,3,side,side) uint8; all randomness comes from `generator`."""
         crops = self.source.draw(count, generator)
-        u = torch.rand(4, count, generator=generator, dtype=torch.float64)
-        for i in torch.nonzero(u[0] < self.share).flatten().tolist():
-            factor, *corner = u[1:, i].tolist()
-            crops[i] = _enlarged(crops[i], _MOST_ENLARGED**factor, corner)
+        u = torch.rand(5, count, generator=generator, dtype=torch.float64)
+        for i, (enlarge, factor, x, y, subsample) in enumerate(u.T.tolist()):
+            picture = Image.fromarray(crops[i].permute(1, 2, 0).contiguous().numpy())
+            if enlarge < self.enlarged:
+                picture = _enlarged(picture, _MOST_ENLARGED**factor, (x, y))
+            if subsample < self.subsampled:
+                picture = _subsampled(picture)
+            crops[i] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         return crops
 
 
-def _enlarged(crop: Tensor, factor: float, corner: list[float]) -> Tensor:
-    """A square of `crop` (3,S,S) of side S / factor, made as large as it; `corner` (x, y) in [0, 1)
-    says where it lies."""
-    side = crop.shape[1]
-    x, y = (c * (side - side / factor) for c in corner)
-    picture = Image.fromarray(crop.permute(1, 2, 0).contiguous().numpy())
-    box = (x, y, x + side / factor, y + side / factor)
-    large = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
-    return torch.from_numpy(np.array(large)).permute(2, 0, 1)
+def _enlarged(crop: Image.Image, factor: float, corner: tuple[float, float]) -> Image.Image:
+    """A part of `crop` smaller by `factor`, made as large as it; `corner` (x, y) in [0, 1) says
+    where it lies."""
+    width, height = crop.size
+    x, y = corner[0] * (width - width / factor), corner[1] * (height - height / factor)
+    box = (x, y, x + width / factor, y + height / factor)
+    return crop.resize(crop.size, Image.Resampling.BICUBIC, box=box)
+
+
+def _subsampled(crop: Image.Image) -> Image.Image:
+    luma, *chroma = crop.convert("YCbCr").split()
+    half = [max(1, side // 2) for side in crop.size]
+    chroma = [
+        plane.resize(half, Image.Resampling.BOX).resize(crop.size, Image.Resampling.BILINEAR)
+        for plane in chroma
+    ]
+    return Image.merge("YCbCr", (luma, *chroma)).convert("RGB")

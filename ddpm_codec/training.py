@@ -43,6 +43,7 @@ class TrainingConfig:
     accumulate: int = 1
     crop: int = 32
     enlarged: float = 0.0
+    subsampled: float = 0.0
     optimizer: OptimizerName = "muon"
     learning_rate: float = 2e-3
     muon_rate: float = 0.02
@@ -60,8 +61,8 @@ class TrainingConfig:
         """Raise ConfigError unless exactly one of `steps` and `minutes` is given."""
         if (self.steps > 0) == (self.minutes > 0):
             raise ConfigError("training needs either a number of steps or a number of minutes")
-        if not 0 <= self.enlarged <= 1:
-            raise ConfigError(f"a share of {self.enlarged} of enlarged crops; 0..1 expected")
+        if not (0 <= self.enlarged <= 1 and 0 <= self.subsampled <= 1):
+            raise ConfigError("shares of enlarged and of subsampled crops are 0..1")
         rates_are_good = 0 < self.learning_rate <= 1 and 0 < self.muon_rate <= 1
         if not rates_are_good or min(self.batch, self.crop, self.accumulate) < 1:
             raise ConfigError("training needs learning rates in (0, 1] and a batch of crops")

@@ -20,7 +20,7 @@ import torch
 from ddpm_codec import checkpoint
 from ddpm_codec.calibration import validate
 from ddpm_codec.checkpoint import MODEL_PRESETS
-from ddpm_codec.crops import EnlargedCrops, PhotoCrops
+from ddpm_codec.crops import PhotoCrops, VariedCrops
 from ddpm_codec.memory import keep_freed_memory
 from ddpm_codec.schedule import ScheduleConfig
 from ddpm_codec.training import Trainer, TrainingConfig, TrainingLog, bfloat16_is_faster
@@ -66,7 +66,7 @@ VARIANTS = {
     "gated, unshuffle x4": (replace(GATED, channels=256, patch=4), MUON),
     "gated, cosine schedule": (GATED, MUON),
     "gated, beta_1 = 2e-5": (GATED, MUON),
-    "gated, a quarter enlarged": (GATED, replace(MUON, enlarged=0.25)),
+    "gated, varied crops": (GATED, replace(MUON, enlarged=0.2, subsampled=0.2)),
     "gated, head's loss x 4": (GATED, replace(MUON, log_variance_weight=0.4)),
     "gated, head's loss / 4": (GATED, replace(MUON, log_variance_weight=0.025)),
 }
@@ -101,7 +101,7 @@ def run(name, config, rule, photographs, crops, out):
               f"{report['decoder_bpd']:.4f} bits/dim", flush=True)  # fmt: skip
 
     last, trained = trainer.seconds, trainer.progress < 1
-    for loss in trainer.run(EnlargedCrops(photographs, rule.enlarged).draw):
+    for loss in trainer.run(VariedCrops(photographs, rule.enlarged, rule.subsampled).draw):
         log.add(trainer, loss)
         if trainer.seconds - last > VALIDATE_SECONDS:
             last = trainer.seconds

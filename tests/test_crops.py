@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_codec.crops import ArrayCrops, EnlargedCrops, PhotoCrops
+from ddpm_codec.crops import ArrayCrops, PhotoCrops, VariedCrops
 from ddpm_codec.data import write_image
 from ddpm_codec.errors import DataError
 
@@ -62,7 +62,7 @@ class TestEnlargedCrops:
         picture = np.stack(
             [*np.broadcast_arrays(ramp[None, :], ramp[:, None]), np.full((32, 32), 100)], axis=2
         ).astype(np.uint8)
-        crops = EnlargedCrops(ArrayCrops(picture[None], self.SIDE), share)
+        crops = VariedCrops(ArrayCrops(picture[None], self.SIDE), share)
         return crops.draw(count, torch.Generator().manual_seed(0)).double()
 
     def test_a_share_of_the_crops_is_enlarged_by_one_to_two(self):
@@ -94,6 +94,29 @@ class TestEnlargedCrops:
     def test_names_what_its_source_left_out(self, tmp_path):
         write_image(tmp_path / "a.png", RGB)
         (tmp_path / "b.png").write_bytes(b"")
-        crops = EnlargedCrops(PhotoCrops(tmp_path, 8), 1.0)
+        crops = VariedCrops(PhotoCrops(tmp_path, 8), 1.0, 1.0)
         crops.draw(20, torch.Generator().manual_seed(0))
         assert len(crops.skipped) == 1
+
+
+class TestSubsampledCrops:
+    def draw(self, share, count=400):
+        rng = np.random.default_rng(1)
+        pictures = rng.integers(60, 190, (4, 16, 16, 3), dtype=np.uint8)
+        crops = VariedCrops(ArrayCrops(pictures, 16), subsampled=share)
+        source = ArrayCrops(pictures, 16).draw(count, torch.Generator().manual_seed(0))
+        return source.double(), crops.draw(count, torch.Generator().manual_seed(0)).double()
+
+    def test_luma_stays_and_chroma_loses_its_fine_detail(self):
+        source, crops = self.draw(1.0)
+        luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+        before, after = (torch.einsum("c,nchw->nhw", luma, x) for x in (source, crops))
+        assert float((before - after).abs().max()) < 3.0  # rounding and what RGB can't show
+        chroma = [x[:, 2] - y for x, y in ((source, before), (crops, after))]
+        # means of 2x2 keep a quarter of the variance of independent pixels; between them less
+        assert float(chroma[1].var() / chroma[0].var()) < 0.26
+
+    def test_a_share_of_them(self):
+        source, crops = self.draw(0.3)
+        changed = (source != crops).flatten(1).any(dim=1).double().mean()
+        assert abs(float(changed) - 0.3) < 4 * (0.21 / 400) ** 0.5

@@ -24,7 +24,7 @@ from ddpm_codec.cli.common import (
     progress_bar,
     seed_option,
 )
-from ddpm_codec.crops import ArrayCrops, Crops, EnlargedCrops, PhotoCrops
+from ddpm_codec.crops import ArrayCrops, Crops, PhotoCrops, VariedCrops
 from ddpm_codec.distributed import Workers, join
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable
@@ -64,6 +64,9 @@ VALIDATION_CROPS = 256
               help="Last share of the run, in which rates fall [default: preset's].")  # fmt: skip
 @click.option("--enlarged", type=click.FloatRange(0, 1),
               help="Share of the crops to enlarge, up to twice [default: 0].")  # fmt: skip
+@click.option("--subsampled", type=click.FloatRange(0, 1),
+              help="Share of the crops to lose half of their chroma's resolution "
+                   "[default: 0].")  # fmt: skip
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto")
 @click.option("--save-minutes", default=4.0, show_default=True, help="Between checkpoints.")
 @click.option("--validate-minutes", default=8.0, show_default=True, help="Between validations.")
@@ -175,7 +178,9 @@ def _training_crops(data: Path, config: TrainingConfig) -> Crops:
         if str(data) == "cifar10"
         else PhotoCrops(data, config.crop)
     )
-    return EnlargedCrops(crops, config.enlarged) if config.enlarged else crops
+    if not (config.enlarged or config.subsampled):
+        return crops
+    return VariedCrops(crops, config.enlarged, config.subsampled)
 
 
 def _given() -> dict[str, Any]:
