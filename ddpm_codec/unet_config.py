@@ -95,6 +95,7 @@ PRESETS = {
         patch=2,
         log_variance=True,
         block="gated",
+        experts=(65,),
     ),
     "medium": UNetConfig(
         channels=192,

@@ -20,8 +20,9 @@ def test_paper_preset_has_the_papers_35_7_million_parameters():
         assert parameter_count(UNet(MODEL_PRESETS["paper"].unet, torch.zeros(1001))) == 35_746_307
 
 
-def test_small_preset_fits_eight_megabytes_in_half_precision():
-    assert 2 * parameter_count(build_network(MODEL_PRESETS["small"])) < 8e6
+def test_small_preset_fits_its_ten_megabytes_in_half_precision():
+    """With 1.2 MB of calibration; both of its halves upward are in the file, one runs in a call."""
+    assert 2 * parameter_count(build_network(MODEL_PRESETS["small"])) < 10e6 - 1.25e6
 
 
 def test_pixel_norm_is_layer_norm_over_channels():
