@@ -21,17 +21,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ddpm_codec.codec import decoder_row, pixel_parameters
 from ddpm_codec.diffusion import DiffusionModel, ReverseStep
+from ddpm_codec.discretized import PixelDecoder
 from ddpm_codec.errors import ConfigError, Corrupt
 from ddpm_codec.exact import Floats, rounded
-from ddpm_codec.pixel_code import pixel_model
+from ddpm_codec.pixel_code import FAMILY, decoded, in_order
 from ddpm_codec.schedule import Indices
 from ddpm_codec.units import from_uint8
 
 Words = npt.NDArray[np.uint32]
 Integers = npt.NDArray[np.int64]
-Pixels = npt.NDArray[np.uint8]
 
 CELLS = 4
 """A grid's cells in the smaller of the standard deviations that it serves, at least."""
@@ -91,13 +90,14 @@ class Stack:
         self.fewest_words = min(self.fewest_words, self._coder.num_words())
         return np.asarray(offsets, np.int64) + centre.astype(np.int64)
 
-    def push_pixels(self, pixels: Pixels, mean: Floats, std: Floats) -> None:
-        """x_0 (D,) under the discretized decoder."""
-        self._coder.encode_reverse(pixels.astype(np.int32), *pixel_model(mean, std))
+    def push_pixels(self, pixels: Tensor, decoder: PixelDecoder) -> None:
+        """x_0 (1,C,H,W) under the discretized decoder."""
+        values, means, stds = in_order(pixels, decoder)
+        self._coder.encode_reverse(values, FAMILY, means, stds)
 
-    def pop_pixels(self, mean: Floats, std: Floats) -> Pixels:
-        """(D,) x_0: the inverse of `push_pixels`."""
-        return np.asarray(self._coder.decode(*pixel_model(mean, std)), np.uint8)
+    def pop_pixels(self, decoder: PixelDecoder, shape: tuple[int, ...]) -> Tensor:
+        """x_0 of this shape (1,C,H,W), uint8: the inverse of `push_pixels`."""
+        return decoded(self._coder, decoder, shape)
 
     def push_widening(self, which: int) -> None:
         """The number of one of `WIDENINGS`."""
@@ -183,8 +183,8 @@ class BitsBack:
             drawn = stack.pop(*_drawn(rung, x_s), rung.reach)
             step = self._step(rung, drawn, shape)
             if cells is None:
-                planes = (pixels[:1] if grey else pixels).flatten().numpy()
-                stack.push_pixels(planes, *pixel_parameters(decoder_row(step, 0, grey)))
+                planes = pixels[:1] if grey else pixels
+                stack.push_pixels(planes[None], step.decoder(grey))
             else:
                 stack.push(cells, *self._coded(step, self.rungs[i - 1], grey, order))
             cells, x_s = drawn, rung.values(drawn)
@@ -201,9 +201,9 @@ class BitsBack:
             self._return(stack, rung, cells, s.values(below))
             cells = below
         lowest = self.rungs[0]
-        decoder = decoder_row(self._step(lowest, cells, full), 0, grey)
-        planes = torch.from_numpy(stack.pop_pixels(*pixel_parameters(decoder))).view(-1, *shape)
-        pixels = planes.expand(3, *shape).contiguous()
+        decoder = self._step(lowest, cells, full).decoder(grey)
+        planes = stack.pop_pixels(decoder, (1, 1 if grey else 3, *shape))
+        pixels = planes[0].expand(3, *shape).contiguous()
         self._return(stack, lowest, cells, self._flat(pixels))
         return pixels
 

@@ -91,6 +91,7 @@ class Bound:
             "timesteps": self.timesteps,
             "steps": self.steps,
             "variance": self.model.variance,
+            "pixels": "dependent" if self.model.conditional else "independent",
         }
         for name in ("total", "prior", "rate", "decoder"):
             bpd = nats_to_bpd(getattr(self, f"{name}_nats"), self.dims)

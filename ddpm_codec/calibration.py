@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ddpm_codec.bands import band_count, band_index, block_means, to_bands
 from ddpm_codec.bound import BATCH_PIXELS, Bound, Progress, evaluate_bound
-from ddpm_codec.diffusion import Calibration, DiffusionModel
+from ddpm_codec.conditional import Floats32, PixelFit
+from ddpm_codec.diffusion import Calibration, DiffusionModel, broadcast
 from ddpm_codec.schedule import Array, Indices
 from ddpm_codec.units import from_uint8
 
@@ -57,13 +58,29 @@ def calibrate(
     def by_logarithm(values: Array) -> Array:
         return np.exp(every(np.log(np.maximum(values, _LEAST_ERROR))))
 
-    return Calibration(
+    tables = Calibration(
         x_0_mse=by_logarithm(mse),
         head_scale=by_logarithm(head),
         band_share=by_logarithm(share).astype(np.float16),
         band_ratio=by_logarithm(ratio).astype(np.float16),
         band_power=every(power).astype(np.float16),
     )
+    weights, spread = _pixel_tables(replace(model, calibration=tables), pixels, generator)
+    return replace(tables, pixel_weights=weights, pixel_spread=spread)
+
+
+def _pixel_tables(
+    model: DiffusionModel, pixels: Tensor, generator: torch.Generator
+) -> tuple[Floats32, Floats32]:
+    """How pixels depend on each other at t = 1, for a `ConditionalGaussian`."""
+    fit = PixelFit(pixels.shape[1])
+    for batch in pixels.split(max(1, BATCH_PIXELS // pixels[0, 0].numel())):
+        x_0, t = from_uint8(batch), torch.ones(len(batch), dtype=torch.int64)
+        eps = torch.randn(x_0.shape, generator=generator)
+        estimate = model.estimate(model.q_sample(x_0, t, eps), t)
+        variance = model.pixel_variance(estimate, t).expand_as(x_0)
+        fit.add(batch, estimate.x_0_hat, variance, broadcast(model.schedule.variance, t, x_0))
+    return fit.tables()
 
 
 def _errors(

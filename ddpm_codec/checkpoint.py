@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ddpm_codec.bands import band_count
+from ddpm_codec.conditional import weights_shape
 from ddpm_codec.configuration import parse, unusual
 from ddpm_codec.diffusion import Calibration, DiffusionModel, VarianceHead, VarianceRule
 from ddpm_codec.errors import CheckpointError, ConfigError
@@ -126,6 +127,7 @@ class Checkpoint:
             for group, tables in groups.items()
             if tables is not None
             for name, table in asdict(tables).items()
+            if table is not None
         }
 
 
@@ -261,14 +263,22 @@ def _check_shapes(path: Path, file: Any, config: ModelConfig) -> None:
 
 
 def _calibration(path: Path, tensors: dict[str, Tensor], config: ModelConfig) -> Calibration | None:
-    if sorted(tensors) != sorted(f.name for f in fields(Calibration)):
+    rows, channels = config.schedule.T + 1, config.unet.image_channels
+    scalar, band = (torch.float64, (rows,)), (torch.float16, (rows, band_count(channels)))
+    kinds: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        "x_0_mse": scalar, "head_scale": scalar,
+        "band_share": band, "band_ratio": band, "band_power": band,
+    }  # fmt: skip
+    pixels = {
+        "pixel_weights": (torch.float32, weights_shape(channels)),
+        "pixel_spread": (torch.float32, weights_shape(channels)[:2]),
+    }
+    if tensors.keys() not in (kinds.keys(), (kinds | pixels).keys()):
         return None
-    rows = config.schedule.T + 1
-    by_band = (torch.float16, (rows, band_count(config.unet.image_channels)))
     for name, table in tensors.items():
-        kind = by_band if name.startswith("band") else (torch.float64, (rows,))
-        good = (table.dtype, tuple(table.shape)) == kind
-        if not good or not bool((torch.isfinite(table) & (table >= 0)).all()):
+        good = (table.dtype, tuple(table.shape)) == (kinds | pixels)[name]
+        signed = name == "pixel_weights"
+        if not good or not bool((torch.isfinite(table) & (signed | (table >= 0))).all()):
             raise CheckpointError(f"{path}: calibration.{name} is damaged")
     return Calibration(**{k: v.numpy() for k, v in tensors.items()})
 

@@ -22,7 +22,6 @@ from ddpm_codec.container import (
     ParsePacket,
 )
 from ddpm_codec.diffusion import DiffusionModel, ReverseStep, Walk, reverse_chain
-from ddpm_codec.discretized import DiscretizedGaussian
 from ddpm_codec.entropy import BitReader, Centred
 from ddpm_codec.errors import ConfigError, Corrupt
 from ddpm_codec.gaussian import DiagonalGaussian
@@ -271,18 +270,3 @@ def gaussian_row(gaussian: DiagonalGaussian, row: int, planes: int = 3) -> Gauss
     mean = gaussian.mean[row, :planes].double()
     variance = gaussian.variance[row].double().expand_as(gaussian.mean[row])[:planes]
     return Gaussian(mean.flatten().numpy(), np.sqrt(variance.flatten().numpy()))
-
-
-def decoder_row(step: ReverseStep, row: int, grey: bool) -> DiscretizedGaussian:
-    """p(x_0 | x_t) of one image (C,H,W) of a batch: of a grey one, the mean of its channels' means,
-    whose errors are as good as equal, with the mean of their variances."""
-    decoder = step.decoder()
-    mean, std = decoder.mean[row], decoder.std.expand_as(decoder.mean)[row]
-    if grey:
-        mean, std = mean.mean(dim=0, keepdim=True), (std**2).mean(dim=0, keepdim=True).sqrt()
-    return DiscretizedGaussian(mean, std)
-
-
-def pixel_parameters(decoder: DiscretizedGaussian) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, std), each (D,) float64."""
-    return decoder.mean.double().flatten().numpy(), decoder.std.double().flatten().numpy()

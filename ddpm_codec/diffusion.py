@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from ddpm_codec.bands import band_index, block_means, from_bands, to_bands
-from ddpm_codec.discretized import BIN_WIDTH, DiscretizedGaussian, TanhGaussian
+from ddpm_codec.conditional import ConditionalGaussian
+from ddpm_codec.discretized import (
+    DiscretizedGaussian,
+    PixelDecoder,
+    TanhGaussian,
+    without_rounding,
+)
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.gaussian import DiagonalGaussian
 from ddpm_codec.schedule import Array, Indices, Parameterization, Schedule
@@ -27,9 +33,6 @@ VarianceHead = Literal["error", "range"]
 Convention = Literal["exact", "openai"]
 MEASURED = ("one_number", "band", "calibrated")
 """Variance rules that need a calibration, from coarse to fine."""
-
-_ROUNDING_VARIANCE = BIN_WIDTH**2 / 12
-_LEAST_DECODER_VARIANCE = (BIN_WIDTH / 16) ** 2
 
 
 class Denoiser(Protocol):
@@ -48,6 +51,8 @@ class Calibration:
     `band_share`: E[r^2] / x_0_mse; `band_ratio` and `band_power`: the c and g of the likeliest
     variance c x_0_mse (v / x_0_mse)^g of r, v the mean over the 8x8 block of the head's variance
     times head_scale; g is 0 without a head. Index 0 is not used.
+    `pixel_weights` (4 C, 4, 9 C) and `pixel_spread` (4 C, 4): the w and c at t = 1 of a
+    `ConditionalGaussian`, where they were measured.
     """
 
     x_0_mse: Array
@@ -55,6 +60,8 @@ class Calibration:
     band_share: npt.NDArray[np.float16]
     band_ratio: npt.NDArray[np.float16]
     band_power: npt.NDArray[np.float16]
+    pixel_weights: npt.NDArray[np.float32] | None = None
+    pixel_spread: npt.NDArray[np.float32] | None = None
 
 
 class Estimate(NamedTuple):
@@ -84,6 +91,7 @@ class DiffusionModel:
 
     `convention`: "exact", or "openai" to reproduce what published code computes: x_0_hat clipped to
     [-1, 1], beta_tilde_2 as the decoder's variance, and a tanh for the normal CDF.
+    `dependent_pixels`: whether a calibrated decoder is that of `conditional.py`.
     """
 
     denoiser: Denoiser
@@ -93,6 +101,7 @@ class DiffusionModel:
     calibration: Calibration | None = None
     variance_head: VarianceHead = "error"
     convention: Convention = "exact"
+    dependent_pixels: bool = True
 
     def __post_init__(self) -> None:
         if self.convention == "openai" and self.variance in MEASURED:
@@ -193,14 +202,46 @@ class DiffusionModel:
             return torch.expm1(estimate.fraction * broadcast(np.log1p(wider), every, x_0_hat))
         return broadcast(wider if self.variance == "beta" else 0 * wider, every, x_0_hat)
 
-    def decoder(self, estimate: Estimate, t: Tensor) -> DiscretizedGaussian:
+    def decoder(self, estimate: Estimate, t: Tensor) -> PixelDecoder:
+        """p_theta(x_0 | x_t) from any t: Eq. 13 or, at t = 1 of a calibrated model, that of
+        dependent pixels (`conditional.py`)."""
+        if not self.conditional:
+            return self.independent_decoder(estimate, t)
+        assert self.calibration is not None
+        assert self.calibration.pixel_weights is not None
+        assert self.calibration.pixel_spread is not None
+        return ConditionalGaussian(
+            estimate.x_0_hat,
+            self.pixel_variance(estimate, t).expand_as(estimate.x_0_hat),
+            broadcast(self.schedule.variance, t, estimate.x_0_hat),
+            (t == 1).view(-1, 1, 1, 1),
+            self.calibration.pixel_weights,
+            self.calibration.pixel_spread,
+        )
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the decoder's pixels depend on each other."""
+        tables = self.calibration
+        known = tables is not None and tables.pixel_weights is not None
+        return known and self.variance == "calibrated" and self.dependent_pixels
+
+    def pixel_variance(self, estimate: Estimate, t: Tensor) -> Tensor:
+        """What a measured variance rule expects of (x_0 - x_0_hat)^2, broadcasts to (N,C,H,W)."""
+        calibration = self.calibration
+        assert calibration is not None
+        if estimate.x_0_variance is None:
+            return broadcast(calibration.x_0_mse, t, estimate.x_0_hat)
+        scale = broadcast(calibration.head_scale, t, estimate.x_0_hat)
+        return estimate.x_0_variance * scale
+
+    def independent_decoder(self, estimate: Estimate, t: Tensor) -> DiscretizedGaussian:
         """p_theta(x_0 | x_t), Eq. 13, from any t.
 
         Variances: beta: 1 - alpha_bar_t, which is beta_1 at t = 1; beta_tilde: beta_tilde_2 at
         t = 1, as the authors' code has it, and in proportion to 1 - alpha_bar_t elsewhere;
         learned: between these two, in the logarithm; measured: the error of x_0_hat, from the
-        head where there is one, less the variance of a uniform rounding error, which integrating
-        over the bins adds again (Sheppard).
+        head where there is one, `without_rounding`.
         """
         x_0_hat = estimate.x_0_hat
         variance = self.schedule.variance
@@ -213,12 +254,8 @@ class DiffusionModel:
                 std = std * (variance[1] / beta_tilde_2) ** (0.5 * estimate.fraction)
             kind = TanhGaussian if self.convention == "openai" else DiscretizedGaussian
             return kind(x_0_hat, std)
-        if estimate.x_0_variance is None:
-            expected = broadcast(self.calibration.x_0_mse, t, x_0_hat)
-        else:
-            expected = estimate.x_0_variance * broadcast(self.calibration.head_scale, t, x_0_hat)
-        corrected = (expected - _ROUNDING_VARIANCE).clamp_min(_LEAST_DECODER_VARIANCE)
-        return DiscretizedGaussian(x_0_hat, corrected.sqrt())
+        expected = self.pixel_variance(estimate, t)
+        return DiscretizedGaussian(x_0_hat, without_rounding(expected).sqrt())
 
 
 @dataclass(frozen=True)
@@ -249,9 +286,17 @@ class ReverseStep:
         mean = self.model.coordinates(posterior.mean)
         return DiagonalGaussian(mean, posterior.variance * (1 + excess))
 
-    def decoder(self) -> DiscretizedGaussian:
-        """p(0): p_theta(x_0 | x_t), the discretized decoder."""
-        return self.model.decoder(self.estimate, self.t)
+    def decoder(self, grey: bool = False) -> PixelDecoder:
+        """p(0): p_theta(x_0 | x_t), the discretized decoder. Of `grey` pictures, one plane: the
+        mean of the channels' means, whose errors are as good as equal, with the mean of their
+        variances."""
+        if not grey:
+            return self.model.decoder(self.estimate, self.t)
+        decoder = self.model.independent_decoder(self.estimate, self.t)
+        variance = decoder.std.expand_as(decoder.mean) ** 2
+        return DiscretizedGaussian(
+            decoder.mean.mean(dim=1, keepdim=True), variance.mean(dim=1, keepdim=True).sqrt()
+        )
 
 
 Walk = Generator[ReverseStep, tuple[Tensor, Tensor], Tensor]

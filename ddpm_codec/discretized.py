@@ -7,7 +7,9 @@ accurate where the difference itself underflows.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +20,10 @@ from ddpm_codec.units import HALF_RANGE_255
 BIN_WIDTH = 1.0 / HALF_RANGE_255
 """Width of a pixel's bin on the [-1, 1] scale."""
 
+LEAST_VARIANCE = (BIN_WIDTH / 16) ** 2
+"""Of a decoder that was measured: a sixteenth of a bin."""
+
+_ROUNDING_VARIANCE = BIN_WIDTH**2 / 12
 _LOG_HALF = -math.log(2.0)
 
 
@@ -38,12 +44,42 @@ def log_normal_interval(lower: Tensor, upper: Tensor) -> Tensor:
     return log_b + _log1mexp(torch.special.log_ndtr(a) - log_b)
 
 
+def without_rounding(expected: Tensor) -> Tensor:
+    """The variance to integrate over the bins where (x_0 - mean)^2 is `expected`: less that of a
+    uniform rounding error, which integrating adds again (Sheppard)."""
+    return (expected - _ROUNDING_VARIANCE).clamp_min(LEAST_VARIANCE)
+
+
+Index = tuple[slice, ...]
+Code = Callable[[Index, "DiscretizedGaussian"], Tensor]
+"""Told where in (N,C,H,W) some pixels lie and what they are coded under, gives them, 0..255."""
+
+
+class PixelDecoder(Protocol):
+    """p(x_0 | ...), of pixels that may depend on those before them."""
+
+    def visit(self, code: Code) -> None:
+        """Let `code` take or give the pixels of one part after the other."""
+
+    def log_pmf_nats(self, pixels: Tensor) -> Tensor:
+        """Log probability of integer `pixels` 0..255 (N,C,H,W), each given those before."""
+        ...
+
+    def log_prob_nats(self, pixels: Tensor) -> Tensor:
+        """(N,) log probability of images `pixels` (N,C,H,W), in nats."""
+        ...
+
+
 @dataclass(frozen=True)
 class DiscretizedGaussian:
     """p(x_0 | ...) over pixels 0..255; `mean` (N,C,H,W) in [-1, 1] units, `std` broadcasts."""
 
     mean: Tensor
     std: Tensor
+
+    def visit(self, code: Code) -> None:
+        """Let `code` take or give all pixels at once."""
+        code((slice(None),), self)
 
     def log_pmf_nats(self, pixels: Tensor) -> Tensor:
         """Log probability of integer `pixels` 0..255, broadcast against the mean; float64."""

@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,11 +10,9 @@ from ddpm_codec.bands import from_bands
 from ddpm_codec.codec import (
     ProgressiveCodec,
     as_shown,
-    decoder_row,
     gaussian_row,
     make_coder,
     packet_parser,
-    pixel_parameters,
 )
 from ddpm_codec.container import VERSION, Header, ParsePacket, StreamReader, check_model
 from ddpm_codec.diffusion import ReverseStep, Walk
@@ -88,13 +85,12 @@ class Receiver:
         if header.lossless and self.reader.x_0 is not None:
             if int(self._step.t[0]) != self.codec.last_timestep(header):
                 raise Corrupt("x_0 follows a walk that is not over: the stream is damaged")
-            mean, std = pixel_parameters(decoder_row(self._step, 0, header.grey))
-            pixels = decode_pixels(self.reader.x_0, mean, std).astype(np.uint8)
-            if zlib.crc32(pixels.tobytes()) != self.reader.pixel_crc:
+            shape = (1, header.planes, header.height, header.width)
+            [planes] = decode_pixels(self.reader.x_0, self._step.decoder(header.grey), shape)
+            if zlib.crc32(planes.numpy().tobytes()) != self.reader.pixel_crc:
                 raise Corrupt(
                     "the decoded pixels fail their checksum: this machine's network disagrees with "
                     "the sender's"
                 )
-            planes = torch.from_numpy(pixels).view(header.planes, header.height, header.width)
             self.picture = planes.expand_as(self.picture).contiguous()
         return self.picture

@@ -15,16 +15,14 @@ from ddpm_codec.codec import (
     TRELLIS_RADIX,
     ProgressiveCodec,
     as_shown,
-    decoder_row,
     gaussian_row,
     is_grey,
     make_coder,
-    pixel_parameters,
 )
 from ddpm_codec.constant_rate import RATE_UNIT, ConstantRate, choose_jump
 from ddpm_codec.container import CRC_BYTES, VERSION, Header, finish, size_bytes
 from ddpm_codec.diffusion import ReverseStep
-from ddpm_codec.discretized import DiscretizedGaussian
+from ddpm_codec.discretized import PixelDecoder
 from ddpm_codec.entropy import BitReader, BitWriter
 from ddpm_codec.errors import ConfigError, OutOfReach
 from ddpm_codec.gaussian import DiagonalGaussian
@@ -192,14 +190,16 @@ def _send_batch(
     ]
     walk, step = codec.start(header, len(pixels))
     x_0, active = from_uint8(pixels), list(range(len(pixels)))
-    last: dict[int, DiscretizedGaussian] = {}
+    last: dict[int, PixelDecoder] = {}
     while active:
         for row, job in enumerate(active):
             jobs[job].observe(step.x_0_hat[row])
         s, x_s = _step_batch(codec, jobs, active, step, x_0)
         ended = (s == 0).nonzero().flatten().tolist()
         last |= {
-            active[row]: decoder_row(step, row, header.grey) for row in ended if target.lossless
+            active[row]: step.at(torch.tensor([row])).decoder(header.grey)
+            for row in ended
+            if target.lossless
         }
         active = [job for job, at in zip(active, s.tolist(), strict=True) if at > 0]
         if progress is not None:
@@ -250,7 +250,7 @@ def _step_batch(
     return s, x_s
 
 
-def _finish(job: _Sending, decoder: DiscretizedGaussian | None) -> Sent | OutOfReach:
+def _finish(job: _Sending, decoder: PixelDecoder | None) -> Sent | OutOfReach:
     """Close the stream and the ledger of one picture, if it has the wanted PSNR."""
     target, ledger = job.target, job.ledger
     if target.psnr_db is not None:
@@ -266,8 +266,8 @@ def _finish(job: _Sending, decoder: DiscretizedGaussian | None) -> Sent | OutOfR
     x_0, crc, picture = b"", 0, job.picture
     if decoder is not None:
         planes = job.pixels[: header.planes].contiguous()
-        x_0 = encode_pixels(planes.flatten().numpy(), *pixel_parameters(decoder))
-        ledger.pixel_nats = -float(decoder.log_pmf_nats(planes).sum())
+        x_0 = encode_pixels(planes[None], decoder)
+        ledger.pixel_nats = -float(decoder.log_prob_nats(planes[None]).sum())
         crc, picture = zlib.crc32(planes.numpy().tobytes()), job.pixels
     stream = finish(header, job.writer, x_0, crc)
     ledger.padding_bits = -job.writer.bits % 8

@@ -56,6 +56,30 @@ def test_the_hash_covers_what_decoding_needs_and_nothing_else(saved):
     assert replace(original, config=other).hash != original.hash
 
 
+def test_a_calibration_may_lack_the_dependence_of_pixels(saved, tmp_path):
+    """Checkpoints calibrated before it was measured keep their decoder of independent pixels."""
+    original, path = saved
+    assert checkpoint.load(path).model().conditional
+    before = replace(original.calibration, pixel_weights=None, pixel_spread=None)
+    old = replace(original, calibration=before)
+    checkpoint.save(old, tmp_path / "old.safetensors")
+    again = checkpoint.load(tmp_path / "old.safetensors").model()
+    assert again.variance == "calibrated"
+    assert not again.conditional
+    assert old.hash != original.hash
+
+
+@pytest.mark.parametrize("name", ["pixel_weights", "pixel_spread", "head_scale"])
+def test_tables_of_no_numbers_are_refused_whatever_their_hash(saved, tmp_path, name):
+    original, _ = saved
+    table = getattr(original.calibration, name).copy()
+    table.flat[5] = np.nan
+    bad = replace(original, calibration=replace(original.calibration, **{name: table}))
+    checkpoint.save(bad, tmp_path / "bad.safetensors")
+    with pytest.raises(CheckpointError, match=f"calibration.{name} is damaged"):
+        checkpoint.load(tmp_path / "bad.safetensors")
+
+
 def test_half_precision_weights_run_in_float32(saved, tmp_path):
     original, _ = saved
     half = replace(original, weights={k: v.half() for k, v in original.weights.items()})

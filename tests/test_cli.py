@@ -65,6 +65,7 @@ def test_nll_json_follows_the_contract(run, ckpt):
         "timesteps",
         "steps",
         "variance",
+        "pixels",
         "total_bpd",
         "total_bpd_sem",
         "prior_bpd",
@@ -103,6 +104,18 @@ def test_nll_steps_and_variances(run, ckpt):
         report = json.loads(Path("o.json").read_text())
         assert (report["steps"], report["variance"]) == (7, variance)
         assert len(report["per_timestep"]) == 6
+
+
+def test_nll_of_independent_pixels_is_equation_13(run, ckpt):
+    """The rate of the calibrated chain and, as every measured variance rule has it, the decoder."""
+    reports = []
+    for options in ((), ("--independent-pixels",), ("--variance", "band")):
+        run("nll", "--ckpt", ckpt, "--limit", 2, "--timesteps", "all", *options, "--json", "o.json")
+        reports.append(json.loads(Path("o.json").read_text()))
+    assert [r["pixels"] for r in reports] == ["dependent", "independent", "independent"]
+    dependent, independent, band = reports
+    assert independent["rate_bpd"] == dependent["rate_bpd"] != band["rate_bpd"]
+    assert independent["decoder_bpd"] == band["decoder_bpd"] != dependent["decoder_bpd"]
 
 
 def test_rd_curve_files(run, ckpt):

@@ -8,14 +8,16 @@ import pytest
 import ddpm_codec
 
 FLOORS = [
-    {"units", "errors", "files", "distributed", "parallel"},
+    {"units", "errors", "files", "distributed", "memory", "parallel"},
     {"configuration", "schedule", "gaussian", "discretized", "bands", "unet_config", "exact"},
     {
         "layers",
         "unet",
         "data",
         "cifar10",
+        "conditional",
         "container",
+        "crops",
         "entropy",
         "muon",
         "prefix",
@@ -49,6 +51,7 @@ SAME_FLOOR = {
     ("prefix", "entropy"),
     ("unet", "layers"),
     ("data", "cifar10"),
+    ("crops", "data"),
 }
 RESTRICTED = 'torch.load(path, map_location="cpu", weights_only=True)'
 ROOT = Path(ddpm_codec.__file__).parent

@@ -56,6 +56,9 @@ def variance_option(command: Any) -> Any:
 @click.option("--steps", type=click.IntRange(2), help="The bound of a chain of K steps instead.")
 @variance_option
 @click.option("--compat", type=click.Choice(["openai"]), help="Another project's conventions.")
+@click.option("--independent-pixels", is_flag=True,
+              help="The decoder of Eq. 13 as it is, also where the calibration knows how pixels "
+                   "depend on those before them.")  # fmt: skip
 @device_option
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32",
               show_default=True, help="Of the network; bfloat16 is faster on some machines and "
@@ -72,6 +75,7 @@ def nll(
     steps: int | None,
     variance: Any,
     compat: Convention | None,
+    independent_pixels: bool,
     device: str,
     precision: str,
     seed: int,
@@ -93,6 +97,8 @@ def nll(
     model = source.model(rule, workers.device, precision == "bfloat16")
     if compat is not None:
         model = replace(model, convention=compat)
+    if independent_pixels:
+        model = replace(model, dependent_pixels=False)
     generator = torch.Generator().manual_seed(seed)
     with progress_bar("nll", "call", hidden=not workers.leads) as bar:
         bound = evaluate_bound(
@@ -128,7 +134,7 @@ def echo_bound(bound: Bound, report: dict[str, Any]) -> None:
     click.echo("             bits/dim   standard error")
     for name, note in (
         ("total", ""), ("rate", "L_T and every L_{t-1}"), ("prior", "L_T, part of the rate"),
-        ("decoder", "L_0"),
+        ("decoder", f"L_0, {report['pixels']} pixels"),
     ):  # fmt: skip
         sem = report[f"{name}_bpd_sem"]
         error = "      -" if sem is None else f"{sem:7.4f}"
