@@ -4,9 +4,9 @@
     python benchmarks/network.py [--ckpt C] [--repeats R]
 
 diffusers' UNet2DModel is that of google/ddpm-cifar10-32 with fewer channels: as many parameters as
-ours. Floating-point operations are counted by torch; the peak is what a large GEMM and a
-large 3x3 convolution reach in the same run. Memory is the peak of a process of its own, less what
-it has before the call.
+a call of ours uses, of whose upper halves one runs. Freed memory is kept. Floating-point
+operations are counted by torch; the peak is what a large GEMM and a large 3x3 convolution reach in
+the same run. Memory is the peak of a process of its own, less what it has before the call.
 """
 
 import json
@@ -23,6 +23,7 @@ from ddpm_unet import ddpm_unet
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm_codec.checkpoint import load, load_bundled
+from ddpm_codec.memory import keep_freed_memory
 from ddpm_codec.tiling import Tiled
 from ddpm_codec.unet import parameter_count
 
@@ -47,12 +48,17 @@ def diffusers_network(parameters):
     return best.eval().requires_grad_(False)
 
 
+def used_parameters(network):
+    """Those that one call uses."""
+    return parameter_count(network) - parameter_count(getattr(network, "others", torch.nn.Module()))
+
+
 def network_of(name, ckpt):
     """(callable, module) of x and t."""
     ours = (load(ckpt) if ckpt else load_bundled()).model().denoiser
     assert isinstance(ours, Tiled)
     if name == "diffusers":
-        theirs = diffusers_network(parameter_count(ours.network))
+        theirs = diffusers_network(used_parameters(ours.network))
         theirs = theirs.to(memory_format=torch.channels_last)
         return theirs, theirs
     return Tiled(ours.network, bfloat16=name.endswith("bfloat16")), ours.network
@@ -87,6 +93,7 @@ def peaks(repeats):
 
 def measure(name, shape, ckpt, repeats):
     """One row, in this process."""
+    keep_freed_memory()
     call, module = network_of(name, ckpt)
     batch, height, width = SHAPES[shape]
     x, t = torch.randn(batch, 3, height, width), torch.full((batch,), 500)
@@ -99,7 +106,7 @@ def measure(name, shape, ckpt, repeats):
     gflop = counter.get_total_flops() / 1e9
     return {
         "network": name,
-        "parameters": parameter_count(module),
+        "parameters": used_parameters(module),
         "pictures": shape,
         "ms": 1000 * seconds,
         "pictures_per_s": batch / seconds,
