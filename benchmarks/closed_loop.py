@@ -26,9 +26,9 @@ from ddpm_codec.bound import step_kl_nats
 from ddpm_codec.checkpoint import load, load_bundled
 from ddpm_codec.codec import ProgressiveCodec
 from ddpm_codec.data import load_batch
-from ddpm_codec.diffusion import reverse_chain
 from ddpm_codec.files import atomic
 from ddpm_codec.ledger import Ledger, Step
+from ddpm_codec.reverse import reverse_chain
 from ddpm_codec.sending import psnr_db, send
 from ddpm_codec.units import NATS_PER_BIT, from_uint8, to_uint8
 

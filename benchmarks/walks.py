@@ -5,13 +5,13 @@ import torch
 
 from ddpm_codec.bands import from_bands, to_bands
 from ddpm_codec.codec import gaussian_row
-from ddpm_codec.diffusion import reverse_chain
 from ddpm_codec.entropy import BitReader, BitWriter
 from ddpm_codec.gaussian import DiagonalGaussian
 from ddpm_codec.prefix import Nearby
 from ddpm_codec.relative_entropy import Coded, kl_bits, projection
 from ddpm_codec.relative_entropy.protocol import LogRatio, deal
 from ddpm_codec.relative_entropy.trellis import FIRST_RANK
+from ddpm_codec.reverse import reverse_chain
 from ddpm_codec.shared_randomness import SharedRandomness
 
 DIFFC_BLOCK_BITS, DIFFC_CANDIDATES, DIFFC_SIDE_BITS = 14, 1 << 16, 8

@@ -21,11 +21,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ddpm_codec.diffusion import DiffusionModel, ReverseStep
+from ddpm_codec.diffusion import DiffusionModel
 from ddpm_codec.discretized import PixelDecoder
 from ddpm_codec.errors import ConfigError, Corrupt
 from ddpm_codec.exact import Floats, rounded
 from ddpm_codec.pixel_code import FAMILY, decoded, in_order
+from ddpm_codec.reverse import ReverseStep
 from ddpm_codec.schedule import Indices
 from ddpm_codec.units import from_uint8
 

@@ -21,7 +21,7 @@ from ddpm_codec.container import (
     Header,
     ParsePacket,
 )
-from ddpm_codec.diffusion import DiffusionModel, ReverseStep, Walk, reverse_chain
+from ddpm_codec.diffusion import DiffusionModel
 from ddpm_codec.entropy import BitReader, Centred
 from ddpm_codec.errors import ConfigError, Corrupt
 from ddpm_codec.gaussian import DiagonalGaussian
@@ -38,6 +38,7 @@ from ddpm_codec.relative_entropy import (
 )
 from ddpm_codec.relative_entropy.pfr import MOST_BLOCK_BITS
 from ddpm_codec.relative_entropy.trellis import FIRST_RANK
+from ddpm_codec.reverse import ReverseStep, Walk, reverse_chain
 from ddpm_codec.shared_randomness import Floats, Indices, SharedRandomness, block_address
 from ddpm_codec.stepping import NODES
 from ddpm_codec.units import to_uint8

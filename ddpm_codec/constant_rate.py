@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from ddpm_codec.bands import to_bands
-from ddpm_codec.diffusion import ReverseStep
 from ddpm_codec.entropy import BitReader, BitWriter, Centred, EliasGamma
 from ddpm_codec.errors import ConfigError, Corrupt
 from ddpm_codec.gaussian import excess_kl_nats, sum_dims
 from ddpm_codec.relative_entropy import Coded, Gaussian, Private, Trellis, kl_bits
 from ddpm_codec.relative_entropy.trellis import spent_bits
+from ddpm_codec.reverse import ReverseStep
 from ddpm_codec.schedule import Indices
 from ddpm_codec.shared_randomness import Floats, SharedRandomness
 from ddpm_codec.units import NATS_PER_BIT

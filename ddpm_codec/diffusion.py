@@ -1,12 +1,10 @@
-"""The diffusion: q, the reverse process p_theta, the decoder, and the one traversal.
+"""The diffusion: q, the reverse process p_theta and the decoder.
 
 `DiffusionModel` joins a denoiser, a schedule and a variance rule. p_theta(x_s | x_t) is the
 posterior q(x_s | x_t, x_0 = x_0_hat) with a variance of its own, for every s < t, not only
-s = t - 1. `reverse_chain` walks it; sampling, sending, receiving and the realised
-rate-distortion curve differ only in who answers at each step.
+s = t - 1.
 """
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -25,7 +23,7 @@ from ddpm_codec.discretized import (
 )
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.gaussian import DiagonalGaussian
-from ddpm_codec.schedule import Array, Indices, Parameterization, Schedule
+from ddpm_codec.schedule import Array, Parameterization, Schedule
 from ddpm_codec.unet import Prediction
 
 VarianceRule = Literal["beta", "beta_tilde", "learned", "one_number", "band", "calibrated"]
@@ -256,86 +254,3 @@ class DiffusionModel:
             return kind(x_0_hat, std)
         expected = self.pixel_variance(estimate, t)
         return DiscretizedGaussian(x_0_hat, without_rounding(expected).sqrt())
-
-
-@dataclass(frozen=True)
-class ReverseStep:
-    """Where a walk stands: t (N,), x_t (N,C,H,W), and what the network makes of it."""
-
-    model: DiffusionModel
-    t: Tensor
-    x_t: Tensor
-    estimate: Estimate
-
-    def at(self, images: Tensor) -> "ReverseStep":
-        """Where some of the images stand, by index (M,); nothing is copied for all of them."""
-        if torch.equal(images, torch.arange(len(self.t))):
-            return self
-        estimate = self.estimate.at(images)
-        return ReverseStep(self.model, self.t[images], self.x_t[images], estimate)
-
-    @property
-    def x_0_hat(self) -> Tensor:
-        """(N,C,H,W) Eq. 15, not clipped."""
-        return self.estimate.x_0_hat
-
-    def p(self, s: Tensor) -> DiagonalGaussian:
-        """p_theta(x_s | x_t) for s (N,) with 1 <= s < t, over the model's `coordinates`."""
-        posterior = self.model.posterior(self.x_0_hat, self.x_t, self.t, s)
-        excess = self.model.reverse_excess(self.estimate, self.t, s)
-        mean = self.model.coordinates(posterior.mean)
-        return DiagonalGaussian(mean, posterior.variance * (1 + excess))
-
-    def decoder(self, grey: bool = False) -> PixelDecoder:
-        """p(0): p_theta(x_0 | x_t), the discretized decoder. Of `grey` pictures, one plane: the
-        mean of the channels' means, whose errors are as good as equal, with the mean of their
-        variances."""
-        if not grey:
-            return self.model.decoder(self.estimate, self.t)
-        decoder = self.model.independent_decoder(self.estimate, self.t)
-        variance = decoder.std.expand_as(decoder.mean) ** 2
-        return DiscretizedGaussian(
-            decoder.mean.mean(dim=1, keepdim=True), variance.mean(dim=1, keepdim=True).sqrt()
-        )
-
-
-Walk = Generator[ReverseStep, tuple[Tensor, Tensor], Tensor]
-
-
-def reverse_chain(model: DiffusionModel, x_t: Tensor, t: Tensor) -> Walk:
-    """Walk down from x_t (N,C,H,W) at t (N,), every image at its own pace.
-
-    Yields a `ReverseStep` of the images that are not finished, in their order; is sent
-    (s, x_s), the step that the partner took with each of them. An image that reaches s = 0 is
-    finished and leaves the batch. Returns x_0 (N,C,H,W).
-    """
-    x, t = x_t.clone(), t.clone()
-    while bool((t > 0).any()):
-        active = t.nonzero().squeeze(1)
-        step = ReverseStep(model, t[active], x[active], model.estimate(x[active], t[active]))
-        s, x_s = yield step
-        if not bool(((s >= 0) & (s < step.t)).all()):
-            raise ConfigError("a reverse step needs 0 <= s < t")
-        t[active], x[active] = s, x_s.to(x.dtype)
-    return x
-
-
-def ancestral_sample(
-    model: DiffusionModel, x_t: Tensor, grid: Indices, generator: torch.Generator
-) -> Generator[ReverseStep, None, Tensor]:
-    """Algorithm 2 from x_t (N,C,H,W) at t = grid[0], on the timesteps `grid` (K,) falling to 1.
-
-    Yields every step as it is taken, for progress and for x_0_hat on the way. At the end
-    x_0_hat of the last timestep is returned without noise, as in the paper: x_0 (N,C,H,W).
-    """
-    walk = reverse_chain(model, x_t, torch.full((len(x_t),), int(grid[0])))
-    step = next(walk)
-    for s in [*grid[1:], 0]:
-        yield step
-        to = torch.full_like(step.t, int(s))
-        x_s = model.from_coordinates(step.p(to).sample(generator)) if s > 0 else step.x_0_hat
-        try:
-            step = walk.send((to, x_s))
-        except StopIteration as stop:
-            return stop.value
-    raise ConfigError("the grid of timesteps must fall to 1")

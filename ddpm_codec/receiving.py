@@ -15,9 +15,9 @@ from ddpm_codec.codec import (
     packet_parser,
 )
 from ddpm_codec.container import VERSION, Header, ParsePacket, StreamReader, check_model
-from ddpm_codec.diffusion import ReverseStep, Walk
 from ddpm_codec.errors import Corrupt, Truncated
 from ddpm_codec.pixel_code import decode_pixels
+from ddpm_codec.reverse import ReverseStep, Walk
 from ddpm_codec.shared_randomness import SharedRandomness
 
 

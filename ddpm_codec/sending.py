@@ -21,7 +21,6 @@ from ddpm_codec.codec import (
 )
 from ddpm_codec.constant_rate import RATE_UNIT, ConstantRate, choose_jump
 from ddpm_codec.container import CRC_BYTES, VERSION, Header, finish, size_bytes
-from ddpm_codec.diffusion import ReverseStep
 from ddpm_codec.discretized import PixelDecoder
 from ddpm_codec.entropy import BitReader, BitWriter
 from ddpm_codec.errors import ConfigError, OutOfReach
@@ -30,6 +29,7 @@ from ddpm_codec.ledger import Ledger, Step
 from ddpm_codec.parallel import parallel_map
 from ddpm_codec.pixel_code import encode_pixels
 from ddpm_codec.relative_entropy import Gaussian, Ideal
+from ddpm_codec.reverse import ReverseStep
 from ddpm_codec.shared_randomness import SharedRandomness
 from ddpm_codec.units import from_uint8, rmse_to_psnr_db
 

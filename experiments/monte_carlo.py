@@ -21,8 +21,8 @@ from chain_length import bounds
 from ddpm_codec.bound import standard_error
 from ddpm_codec.checkpoint import load, load_bundled
 from ddpm_codec.data import load_batch
-from ddpm_codec.diffusion import ReverseStep
 from ddpm_codec.gaussian import DiagonalGaussian
+from ddpm_codec.reverse import ReverseStep
 from ddpm_codec.units import from_uint8, nats_to_bpd
 
 VARIANCES = ("beta", "beta_tilde", "calibrated")

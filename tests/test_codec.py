@@ -12,10 +12,10 @@ from ddpm_codec.bound import chain_work, evaluate
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.codec import BACKENDS, IDEAL, ProgressiveCodec, packet_parser
 from ddpm_codec.container import Header, read_stream, truncate
-from ddpm_codec.diffusion import ReverseStep
 from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, ModelMismatch, Truncated
 from ddpm_codec.rate_distortion import realised_curve
 from ddpm_codec.receiving import Receiver
+from ddpm_codec.reverse import ReverseStep
 from ddpm_codec.schedule import Plan
 from ddpm_codec.sending import Target, psnr_db, send
 

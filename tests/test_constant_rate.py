@@ -7,10 +7,10 @@ import torch
 from ddpm_codec.bound import step_kl_nats
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.constant_rate import ConstantRate, choose_jump
-from ddpm_codec.diffusion import ReverseStep
 from ddpm_codec.entropy import BitReader, BitWriter, Centred
 from ddpm_codec.errors import ConfigError, Corrupt
 from ddpm_codec.relative_entropy.trellis import spent_bits
+from ddpm_codec.reverse import ReverseStep
 from ddpm_codec.shared_randomness import SharedRandomness
 from ddpm_codec.units import NATS_PER_BIT, from_uint8
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm_codec.diffusion import DiffusionModel, ancestral_sample, reverse_chain
+from ddpm_codec.diffusion import DiffusionModel
 from ddpm_codec.errors import ConfigError
+from ddpm_codec.reverse import ancestral_sample, reverse_chain
 from ddpm_codec.schedule import Schedule, ScheduleConfig
 
 from .oracles.gaussian_source import ExactDenoiser, white_calibration

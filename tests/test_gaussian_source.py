@@ -12,8 +12,9 @@ import torch
 
 from ddpm_codec.bands import to_bands
 from ddpm_codec.bound import step_kl_nats
-from ddpm_codec.diffusion import MEASURED, DiffusionModel, Estimate, ReverseStep
+from ddpm_codec.diffusion import MEASURED, DiffusionModel, Estimate
 from ddpm_codec.gaussian import DiagonalGaussian, excess_kl_nats
+from ddpm_codec.reverse import ReverseStep
 from ddpm_codec.schedule import Schedule, ScheduleConfig
 
 from .oracles.gaussian_source import ExactDenoiser, betas_even_in_log_snr, white_calibration

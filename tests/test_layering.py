@@ -25,7 +25,7 @@ FLOORS = [
         "shared_randomness",
     },
     {"diffusion", "tiling", "optimizers"},
-    {"checkpoint"},
+    {"checkpoint", "reverse"},
     {"bound", "objectives", "stepping", "constant_rate", "relative_entropy"},
     {"training", "calibration", "interop", "interop_names", "interop_openai", "ledger", "codec"},
     {"sending", "receiving"},

@@ -10,9 +10,10 @@ import torch
 from ddpm_codec.cli.common import FilePath, ckpt_option, load_checkpoint, progress_bar, seed_option
 from ddpm_codec.cli.measure import variance_option
 from ddpm_codec.data import read_image, write_image
-from ddpm_codec.diffusion import DiffusionModel, ancestral_sample
+from ddpm_codec.diffusion import DiffusionModel
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable
+from ddpm_codec.reverse import ancestral_sample
 from ddpm_codec.schedule import Indices
 from ddpm_codec.units import from_uint8, to_uint8
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ddpm_codec.bands import to_bands
-from ddpm_codec.diffusion import DiffusionModel, ReverseStep
+from ddpm_codec.diffusion import DiffusionModel
+from ddpm_codec.reverse import ReverseStep
 from ddpm_codec.units import from_uint8
 
 
