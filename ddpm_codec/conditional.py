@@ -15,6 +15,7 @@ of the noise that the network expects to leave. `PixelFit` measures w and c.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,9 @@ CLASS_EDGES = (0.45, 0.64, 0.78)
 CLASSES = len(CLASS_EDGES) + 1
 MOST_Z = 3.0
 """z is cut off there: what the network did not expect tells little of its neighbours."""
+
+_PRIOR_PIXELS = 32.0
+"""Of independent z, which `PixelFit` counts besides those it sees."""
 
 Floats32 = npt.NDArray[np.float32]
 
@@ -69,7 +73,8 @@ def weights_shape(channels: int) -> tuple[int, int, int]:
     return len(PHASES) * channels, CLASSES, WINDOW * channels
 
 
-def taps(part: Part, channels: int) -> list[int]:
+@cache
+def taps(part: Part, channels: int) -> tuple[int, ...]:
     """The neighbours of a part's pixels that come before them: 9 channel + 3 (dy + 1) + dx + 1."""
     before = parts(channels)[: parts(channels).index(part)]
     y, x = PHASES[part.phase]
@@ -78,7 +83,7 @@ def taps(part: Part, channels: int) -> list[int]:
         channel, dy, dx = tap // WINDOW, tap % WINDOW // 3 - 1, tap % 3 - 1
         if Part(channel, PHASES.index(((y + dy) % 2, (x + dx) % 2))) in before:
             found.append(tap)
-    return found
+    return tuple(found)
 
 
 def neighbours(z: Tensor, part: Part, channels: int) -> Iterator[tuple[int, Tensor]]:
@@ -164,9 +169,6 @@ class ConditionalGaussian:
     def log_prob_nats(self, pixels: Tensor) -> Tensor:
         """(N,) log probability of images `pixels` (N,C,H,W), integers 0..255, in nats."""
         return sum_dims(self.log_pmf_nats(pixels))
-
-
-_PRIOR_PIXELS = 32.0
 
 
 class PixelFit:
