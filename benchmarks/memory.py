@@ -41,52 +41,61 @@ def clocked(work):
     return [statistics.median(column) for column in zip(*rows[2:], strict=True)]
 
 
-def measure():
-    """What one process does, as JSON: {name: (seconds, pages)}."""
+def calls(count):
+    """A network call of so many patches."""
+    denoiser = load_bundled().model().denoiser
+    x, t = torch.rand(count, 3, 32, 32), torch.full((count,), 100)
+    return lambda: denoiser(x, t)
+
+
+def training(precision):
+    """A step of 64 crops."""
     source = load_bundled()
-    pictures = load_batch("sample")
-    results = {}
-    denoiser = source.model().denoiser
-    for count in (1, 16, 64):
-        x, t = torch.rand(count, 3, 32, 32), torch.full((count,), 100)
-        results[f"call, {count}"] = clocked(lambda x=x, t=t: denoiser(x, t))
     source.weights = {k: v.float() for k, v in source.weights.items()}
-    crops = ArrayCrops(pictures.permute(0, 2, 3, 1).numpy(), 32)
-    for precision in ("float32", "bfloat16"):
-        rule = replace(TRAINING_PRESETS["small"], steps=2 + STEPS, batch=64)
-        rule = replace(rule, bfloat16=precision == "bfloat16")
-        run = Trainer.start(source.config, rule, source).run(crops.draw)
-        results[f"training, 64, {precision}"] = clocked(lambda run=run: next(run))
-    print(json.dumps(results))
+    crops = ArrayCrops(load_batch("sample").permute(0, 2, 3, 1).numpy(), 32)
+    rule = replace(TRAINING_PRESETS["small"], steps=2 + STEPS, batch=64)
+    rule = replace(rule, bfloat16=precision == "bfloat16")
+    run = Trainer.start(source.config, rule, source).run(crops.draw)
+    return lambda: next(run)
 
 
-def alone(kept):
-    """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--one", "kept" if kept else "not"]
+WORKS = {
+    "a call of 16 patches": lambda: calls(16),
+    "a call of 64": lambda: calls(64),
+    "a training step of 64, float32": lambda: training("float32"),
+    "a training step of 64, bfloat16": lambda: training("bfloat16"),
+}
+
+
+def alone(work, kept):
+    """Seconds and page faults of one of `WORKS` in a process of its own: what a process did before
+    decides what malloc gives back."""
+    command = [sys.executable, __file__, "--work", work, *(["--keep"] if kept else [])]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def compare(rounds):
     """Run both in turn and print a line for each work."""
-    runs = [(alone(True), alone(False)) for _ in range(rounds)]
-    for work in runs[0][0]:
+    for work in WORKS:
+        runs = [(alone(work, True), alone(work, False)) for _ in range(rounds)]
         (kept, few), (free, many) = (
-            [statistics.median(run[i][work][j] for run in runs) for j in (0, 1)] for i in (0, 1)
+            [statistics.median(run[i][j] for run in runs) for j in (0, 1)] for i in (0, 1)
         )
         print(f"{work}: {1e3 * kept:.1f} ms kept ({few:.0f} pages), {1e3 * free:.1f} ms not "
-              f"({many:.0f} pages): x {free / kept:.2f}")  # fmt: skip
+              f"({many:.0f} pages): x {free / kept:.2f}", flush=True)  # fmt: skip
 
 
 @click.command()
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--one", type=click.Choice(["kept", "not"]), hidden=True)
-def main(rounds, one):
-    if one == "kept" and not keep_freed_memory():
+@click.option("--work", type=click.Choice(list(WORKS)), hidden=True)
+@click.option("--keep", is_flag=True, hidden=True)
+def main(rounds, work, keep):
+    if keep and not keep_freed_memory():
         raise click.ClickException("only glibc's malloc can be told to keep memory")
-    if one is None:
+    if work is None:
         compare(rounds)
     else:
-        measure()
+        print(json.dumps(clocked(WORKS[work]())))
 
 
 if __name__ == "__main__":
