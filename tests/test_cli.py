@@ -187,6 +187,22 @@ def test_a_resumed_run_keeps_its_rules(run, photos, monkeypatch):
     assert progress["progress"]["step"] == 3
 
 
+def test_crops_are_varied_on_request(run, photos, monkeypatch):
+    from ddpm_codec.cli import train
+
+    monkeypatch.setitem(train.MODEL_PRESETS, "small", TINY)
+    common = ("train", "--data", photos, "--batch", 4, "--steps", 2)
+    run(*common, "--out", "a.safetensors")
+    run(*common, "--out", "b.safetensors", "--enlarged", 0, "--subsampled", 0)
+    run(*common, "--out", "c.safetensors", "--enlarged", 1)
+    run(*common, "--out", "d.safetensors", "--subsampled", 0.9)
+    a, b, c, d = (checkpoint.load(Path(f"{name}.safetensors")) for name in "abcd")
+    assert a.hash == b.hash
+    assert len({a.hash, c.hash, d.hash}) == 3
+    assert c.notes["training"]["enlarged"] == 1.0
+    assert d.notes["training"]["subsampled"] == 0.9
+
+
 def test_pictures_left_out_of_a_folder_are_named(run, ckpt, photos):
     """By every command that draws crops from it, not by `train` alone."""
     (photos / "broken.png").write_bytes(b"not a picture")
