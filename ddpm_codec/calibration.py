@@ -65,21 +65,22 @@ def calibrate(
         band_ratio=by_logarithm(ratio).astype(np.float16),
         band_power=every(power).astype(np.float16),
     )
-    weights, spread = _pixel_tables(replace(model, calibration=tables), pixels, generator)
+    weights, spread = pixel_tables(replace(model, calibration=tables), pixels, generator)
     return replace(tables, pixel_weights=weights, pixel_spread=spread)
 
 
-def _pixel_tables(
-    model: DiffusionModel, pixels: Tensor, generator: torch.Generator
+def pixel_tables(
+    model: DiffusionModel, pixels: Tensor, generator: torch.Generator, t: int = 1
 ) -> tuple[Floats32, Floats32]:
-    """How pixels depend on each other at t = 1, for a `ConditionalGaussian`."""
+    """How pixels depend on each other at t: the `weights` and `spread` of a `ConditionalGaussian`,
+    from crops `pixels` (N,C,H,W) uint8."""
     fit = PixelFit(pixels.shape[1])
     for batch in pixels.split(max(1, BATCH_PIXELS // pixels[0, 0].numel())):
-        x_0, t = from_uint8(batch), torch.ones(len(batch), dtype=torch.int64)
+        x_0, t_ = from_uint8(batch), torch.full((len(batch),), t)
         eps = torch.randn(x_0.shape, generator=generator)
-        estimate = model.estimate(model.q_sample(x_0, t, eps), t)
-        variance = model.pixel_variance(estimate, t).expand_as(x_0)
-        fit.add(batch, estimate.x_0_hat, variance, broadcast(model.schedule.variance, t, x_0))
+        estimate = model.estimate(model.q_sample(x_0, t_, eps), t_)
+        variance = model.pixel_variance(estimate, t_).expand_as(x_0)
+        fit.add(batch, estimate.x_0_hat, variance, broadcast(model.schedule.variance, t_, x_0))
     return fit.tables()
 
 

@@ -103,6 +103,17 @@ def classes_of(variance: Tensor, noise: Tensor) -> Tensor:
     return torch.bucketize((variance.double() / noise.double()).contiguous(), edges)
 
 
+def left_out(pixels: Tensor, x_0_hat: Tensor, variance: Tensor) -> Tensor:
+    """z of integer `pixels` 0..255, cut off, float64; all of one shape, x_0_hat and v as above."""
+    x_0 = pixels.double() / HALF_RANGE_255 - 1.0
+    return ((x_0 - x_0_hat.double()) / variance.sqrt()).clamp(-MOST_Z, MOST_Z)
+
+
+def _floored(variance: Tensor) -> Tensor:
+    """v in float64, never 0."""
+    return variance.double().clamp_min(LEAST_VARIANCE)
+
+
 @dataclass(frozen=True)
 class ConditionalGaussian:
     """p_theta(x_0 | x_t) of dependent pixels.
@@ -126,7 +137,7 @@ class ConditionalGaussian:
         z = self.x_0_hat.new_zeros(images, channels, height + 2, width + 2, dtype=torch.float64)
         inside = z[:, :, 1:-1, 1:-1]
         for number, part in enumerate(parts(channels)):
-            mean, v = self.x_0_hat[part.at].double(), self._variance(part)
+            mean, v = self.x_0_hat[part.at].double(), _floored(self.variance[part.at])
             if not mean.numel():
                 continue
             kind = torch.where(self.dependent, classes_of(v, self.noise), CLASSES)
@@ -136,16 +147,7 @@ class ConditionalGaussian:
                 shift += weights[:, tap][kind] * values
             std = without_rounding(spread[kind] * v).sqrt()
             gaussian = DiscretizedGaussian(mean + v.sqrt() * shift, std)
-            inside[part.at] = self._z(part, code(part.at, gaussian))
-
-    def _variance(self, part: Part) -> Tensor:
-        return self.variance[part.at].double().clamp_min(LEAST_VARIANCE)
-
-    def _z(self, part: Part, pixels: Tensor) -> Tensor:
-        """z of a part's pixels, cut off."""
-        x_0 = pixels.double() / HALF_RANGE_255 - 1.0
-        z = (x_0 - self.x_0_hat[part.at].double()) / self._variance(part).sqrt()
-        return z.clamp(-MOST_Z, MOST_Z)
+            inside[part.at] = left_out(code(part.at, gaussian), mean, v)
 
     def _tables(self, number: int) -> tuple[Tensor, Tensor]:
         """w (CLASSES + 1, 9 C) and c (CLASSES + 1,) of a part, in float64: the last class's pixels
@@ -184,9 +186,8 @@ class PixelFit:
 
     def add(self, pixels: Tensor, x_0_hat: Tensor, variance: Tensor, noise: Tensor) -> None:
         """Integer `pixels`, x_0_hat, v (N,C,H,W) and 1 - alpha_bar_t (N,1,1,1)."""
-        v = variance.double().clamp_min(LEAST_VARIANCE)
-        x_0 = pixels.double() / HALF_RANGE_255 - 1.0
-        z = ((x_0 - x_0_hat.double()) / v.sqrt()).clamp(-MOST_Z, MOST_Z)
+        v = _floored(variance)
+        z = left_out(pixels, x_0_hat, v)
         padded, kinds = F.pad(z, (1, 1, 1, 1)), classes_of(v, noise)
         for number, part in enumerate(parts(self.channels)):
             columns = [values for _, values in neighbours(padded, part, self.channels)]
@@ -199,7 +200,7 @@ class PixelFit:
                 self._counts[number, k] += len(some)
 
     def tables(self) -> tuple[Floats32, Floats32]:
-        """w and c."""
+        """w (4 C, CLASSES, 9 C) and c (4 C, CLASSES)."""
         weights = torch.zeros(weights_shape(self.channels), dtype=torch.float64)
         spread = torch.ones(weights.shape[:2], dtype=torch.float64)
         for number, part in enumerate(parts(self.channels)):

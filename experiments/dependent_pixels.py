@@ -17,8 +17,9 @@ import pandas as pd
 import torch
 
 from ddpm_codec.bound import standard_error, step_kl_nats
+from ddpm_codec.calibration import pixel_tables
 from ddpm_codec.checkpoint import load, load_bundled
-from ddpm_codec.conditional import ConditionalGaussian, PixelFit
+from ddpm_codec.conditional import ConditionalGaussian
 from ddpm_codec.crops import PhotoCrops
 from ddpm_codec.diffusion import broadcast
 from ddpm_codec.memory import keep_freed_memory
@@ -33,16 +34,6 @@ def views(model, pixels, t, generator):
         x_0, t_ = from_uint8(batch), torch.full((len(batch),), t)
         x_t = model.q_sample(x_0, t_, torch.randn(x_0.shape, generator=generator))
         yield batch, x_0, t_, model.estimate(x_t, t_)
-
-
-def fitted(model, pixels, t, generator):
-    """The tables of a `ConditionalGaussian` at t."""
-    fit = PixelFit(pixels.shape[1])
-    for batch, x_0, t_, estimate in views(model, pixels, t, generator):
-        variance = model.pixel_variance(estimate, t_).expand_as(x_0)
-        noise = broadcast(model.schedule.variance, t_, x_0)
-        fit.add(batch, estimate.x_0_hat, variance, noise)
-    return fit.tables()
 
 
 def decoder_nats(model, tables, pixels, t, generator):
@@ -87,7 +78,7 @@ def main(data, ckpt, crops, timesteps, out):
             walked = walked + step_nats(model, test, t, generator)
         if t in wanted:
             independent, dependent = decoder_nats(
-                model, fitted(model, train, t, generator), test, t, generator
+                model, pixel_tables(model, train, generator, t), test, t, generator
             )
             row = {"t": t}
             for name, nats in (
