@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 import zlib
 
@@ -37,6 +38,22 @@ def png_16_bit_colour(path):
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     return path
+
+
+def deep_ppm(path, most):
+    """A 2x2 PPM of samples up to `most`, two bytes each, which Pillow opens as 8-bit RGB."""
+    samples = RNG.integers(0, most, 12).astype(">u2").tobytes()
+    path = path.with_suffix(".ppm")
+    path.write_bytes(f"P6 2 2 {most}\n".encode() + samples)
+    return path
+
+
+def test_the_photograph_of_a_jpeg_with_a_preview_is_read(tmp_path):
+    """Phones put previews or gain maps behind the photograph; Pillow calls that an MPO."""
+    path, photograph = tmp_path / "a.jpg", Image.fromarray(RGB)
+    photograph.save(path, format="MPO", save_all=True, append_images=[photograph.resize((5, 6))])
+    photograph.save(tmp_path / "b.jpg")
+    np.testing.assert_array_equal(read_image(path), read_image(tmp_path / "b.jpg"))
 
 
 def test_rgb_png_round_trip(tmp_path):
@@ -95,6 +112,9 @@ def garbage(path):
         (garbage, "not a picture that can be read"),
         (lambda p: save(p, Image.fromarray(RGB[..., 0].astype(np.uint16) * 257)), "8 bits"),
         (png_16_bit_colour, "8 bits"),
+        (lambda p: deep_ppm(p, 1023), "8 bits"),
+        (lambda p: deep_ppm(p, 65535), "8 bits"),
+        (lambda p: save(p.with_suffix(".jp2"), Image.fromarray(RGB)), "not a picture that can"),
         (lambda p: save(p.with_suffix(".tif"), Image.fromarray(RGB).convert("CMYK")), "CMYK"),
         (lambda p: p, "no such file"),
         (lambda p: p.parent, "is a directory"),
@@ -139,6 +159,14 @@ def test_damaged_exif_is_one_error(tmp_path):
         read_image(path)
 
 
+HEADERS = {
+    "header of no language": b"{'(",
+    "a type of no fields": b"{'descr': (), 'fortran_order': False, 'shape': (1, 8, 8, 3)}",
+    "a header with a list for a key": b"{[1]: 2}",
+    "a header of 9,900 signs": b"-" * 9900 + b"1",
+}
+
+
 def bad_npz(path, kind):
     if kind == "pickled objects":
         np.savez(path, x=np.array([{"a": 1}], dtype=object))
@@ -160,13 +188,23 @@ def bad_npz(path, kind):
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
             length = len(header).to_bytes(2, "little")
             out.writestr("x.npy", b"\x93NUMPY\1\0" + length + header.encode() + bytes(1 << 20))
-    elif kind == "header of no language":
+    elif kind in HEADERS:
+        header = HEADERS[kind]
         with zipfile.ZipFile(path, "w") as out:
-            out.writestr("x.npy", b"\x93NUMPY\1\0\x03\0{'(" + bytes(99))
+            length = len(header).to_bytes(2, "little")
+            out.writestr("x.npy", b"\x93NUMPY\1\0" + length + header + bytes(99))
     elif kind == "damaged deflation":
         np.savez_compressed(path, x=RNG.integers(0, 9, (2, 8, 8, 3), dtype=np.uint8))
         data = bytearray(path.read_bytes())
         data[60:90] = bytes(30)
+        path.write_bytes(data)
+    elif kind == "damaged lzma":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as out:
+            array = io.BytesIO()
+            np.save(array, RNG.integers(0, 9, (2, 8, 8, 3), dtype=np.uint8))
+            out.writestr("x.npy", array.getvalue())
+        data = bytearray(path.read_bytes())
+        data[60] ^= 255
         path.write_bytes(data)
     elif kind == "empty":
         np.savez(path, x=np.zeros((0, 8, 8, 3), np.uint8))
@@ -180,9 +218,10 @@ def bad_npz(path, kind):
         "float",
         "shape",
         "negative shape",
-        "header of no language",
+        *HEADERS,
         "name",
         "damaged deflation",
+        "damaged lzma",
         "pickle file",
         "short",
         "empty",
@@ -209,6 +248,19 @@ def test_a_header_that_promises_terabytes_allocates_nothing(tmp_path):
         load_batch(str(path))
     with pytest.raises(DataError, match="ends after"):
         load_batch(str(path), limit=1)
+
+
+def test_a_long_header_is_not_read(tmp_path):
+    """Format 2.0 has headers of up to 4 GiB, which numpy reads before it measures them."""
+    path, length = tmp_path / "x.npz", 1 << 24
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("x.npy", b"\x93NUMPY\2\0" + length.to_bytes(4, "little") + bytes(length))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="format"):
+        load_batch(str(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < length / 4
 
 
 def test_folders_that_are_empty_or_mixed_are_refused(tmp_path):
