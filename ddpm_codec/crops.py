@@ -37,6 +37,7 @@ class PhotoCrops:
         self.paths = list_images(folder)
         self.side = side
         self.skipped: list[str] = []
+        self._unusable: set[Path] = set()
         self._cache: dict[Path, Pixels] = {}
         self._room = cache_bytes
         self._folder = folder
@@ -48,21 +49,24 @@ class PhotoCrops:
 
     def _crop(self, generator: torch.Generator) -> Pixels:
         u = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
-        while True:
-            if not self.paths:
-                raise DataError(
-                    f"{self._folder}: no picture of at least {self.side}x{self.side} can be read; "
-                    f"the last: {self.skipped[-1]}"
-                )
-            path = self.paths[int(u[0] * len(self.paths))]
-            image = self._photo(path)
-            if image is not None:
-                break
-            self.paths.remove(path)
+        image = self._from(int(u[0] * len(self.paths)))
         y = int(u[1] * (image.shape[0] - self.side + 1))
         x = int(u[2] * (image.shape[1] - self.side + 1))
         crop = image[y : y + self.side, x : x + self.side]
         return crop[:, ::-1] if u[3] < 0.5 else crop
+
+    def _from(self, first: int) -> Pixels:
+        """The first usable photograph from this one on, so that what has been drawn before, in this
+        process or in another, has no influence. DataError if there is none."""
+        for path in self.paths[first:] + self.paths[:first]:
+            image = None if path in self._unusable else self._photo(path)
+            if image is not None:
+                return image
+            self._unusable.add(path)
+        raise DataError(
+            f"{self._folder}: no picture of at least {self.side}x{self.side} can be read; "
+            f"the last: {self.skipped[-1]}"
+        )
 
     def _photo(self, path: Path) -> Pixels | None:
         if path in self._cache:

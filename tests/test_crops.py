@@ -41,6 +41,19 @@ class TestPhotoCrops:
         assert any("broken.png" in reason for reason in crops.skipped)
         assert any("small.png" in reason for reason in crops.skipped)
 
+    def test_what_was_drawn_before_has_no_influence(self, folder):
+        """A run that is resumed meets the damaged pictures anew."""
+        for i in range(6):
+            write_image(folder / f"c{i}.png", RGB // (i + 2))
+        generator = torch.Generator().manual_seed(1)
+        straight = PhotoCrops(folder, 8)
+        straight.draw(40, generator)
+        assert len(straight.skipped) == 2
+        state = generator.get_state()
+        expected = straight.draw(40, generator)
+        generator.set_state(state)
+        torch.testing.assert_close(PhotoCrops(folder, 8).draw(40, generator), expected)
+
     def test_nothing_usable_is_an_error(self, folder):
         with pytest.raises(DataError, match="64x64"):
             PhotoCrops(folder, 64).draw(1, torch.Generator())
