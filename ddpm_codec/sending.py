@@ -156,7 +156,7 @@ def send(
     header = codec.header(pixels[0], backend, block_bits, seed, rate_bits)
     header = replace(header, lossless=target.lossless, grey=is_grey(pixels))
     for batch in pixels.split(size):
-        sent += _send_batch(codec, batch, target, header, progress)
+        sent += _send_batch(codec, batch, len(sent), target, header, progress)
     done = [None if isinstance(result, OutOfReach) else result for result in sent]
     for result in sent:
         if isinstance(result, OutOfReach):
@@ -167,10 +167,12 @@ def send(
 def _send_batch(
     codec: ProgressiveCodec,
     pixels: Tensor,
+    first: int,
     target: Target,
     header: Header,
     progress: Callable[[int], object] | None,
 ) -> list[Sent | OutOfReach]:
+    """Some of the pictures, of which so many came before."""
     if target.max_bytes is not None and size_bytes(header, 0) > target.max_bytes:
         raise ConfigError(
             f"--max-bytes {target.max_bytes}: the shortest stream has {size_bytes(header, 0)} bytes"
@@ -181,7 +183,7 @@ def _send_batch(
             pixels=picture,
             header=header,
             shared=shared,
-            private=np.random.default_rng([header.seed, index]),
+            private=np.random.default_rng([header.seed, first + index]),
             writer=BitWriter(),
             ledger=Ledger(header.dims, 8 * len(header.pack())),
             target=target,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
+from ddpm_codec import sending
 from ddpm_codec.bands import to_bands
 from ddpm_codec.bound import chain_work, evaluate
 from ddpm_codec.calibration import calibrate
@@ -268,6 +269,13 @@ def test_the_ideal_coder_charges_the_kl_and_makes_no_stream(codec, pictures):
     curve = realised_curve(codec, pictures, IDEAL)
     np.testing.assert_allclose(curve["rate_bpd"], curve["kl_bpd"])
     assert list(curve["t"]) == codec.plan.timesteps[1:].tolist()
+
+
+def test_every_picture_of_a_call_has_its_own_private_draws(codec, pictures, monkeypatch):
+    """Also across batches: equal draws would make standard errors over pictures wrong."""
+    monkeypatch.setattr(sending, "BATCH_PIXELS", 2 * pictures[0, 0].numel())
+    sent = send(codec, pictures[:1].repeat(4, 1, 1, 1), None, IDEAL)
+    assert len({result.ledger.as_json()["ideal_bits"] for result in sent}) == 4
 
 
 def test_the_ideal_walk_costs_the_bound_of_its_chain(codec, pictures):
