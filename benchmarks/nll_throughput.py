@@ -17,7 +17,8 @@ from clocked import Clocked
 from ddpm_codec.bound import evaluate_bound
 from ddpm_codec.checkpoint import MODEL_PRESETS, load, load_bundled
 from ddpm_codec.data import load_batch
-from ddpm_codec.training import TRAINING_PRESETS, Trainer, bfloat16_is_faster
+from ddpm_codec.precision import bfloat16_is_faster
+from ddpm_codec.training import TRAINING_PRESETS, Trainer
 
 
 @click.command()

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_codec.bands import band_count, band_index, block_means, to_bands
+from ddpm_codec.bands import BLOCK, band_count, band_index, block_means, to_bands
 from ddpm_codec.bound import BATCH_PIXELS, Bound, Progress, evaluate_bound
 from ddpm_codec.conditional import Floats32, PixelFit
 from ddpm_codec.diffusion import Calibration, DiffusionModel, broadcast
+from ddpm_codec.errors import ConfigError
 from ddpm_codec.schedule import Array, Indices
 from ddpm_codec.units import from_uint8
 
@@ -37,8 +38,10 @@ def calibrate(
     """Measure the errors on crops `pixels` (N,C,H,W) uint8, every crop at every t.
 
     With `timesteps` only these are measured, and the logarithms of the tables interpolated in
-    log SNR between them. `progress` is told of every batch of network calls.
+    log SNR between them. `progress` is told of every batch of network calls. ConfigError for crops
+    that lack some of the bands.
     """
+    check_side(min(pixels.shape[2:]))
     schedule = model.schedule
     grid = np.arange(schedule.T, 0, -1) if timesteps is None else np.sort(timesteps)[::-1]
     rows = [_errors(model, pixels, int(t), generator, progress) for t in grid]
@@ -67,6 +70,12 @@ def calibrate(
     )
     weights, spread = pixel_tables(replace(model, calibration=tables), pixels, generator)
     return replace(tables, pixel_weights=weights, pixel_spread=spread)
+
+
+def check_side(side: int) -> None:
+    """Raise ConfigError for crops of a side without a whole block of the bands."""
+    if side < BLOCK:
+        raise ConfigError(f"crops of {side} pixels: calibration and validation need {BLOCK}")
 
 
 def pixel_tables(

@@ -185,6 +185,9 @@ def load(path: Path, training: bool = False) -> Checkpoint:
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason})") from error
     weights = _group(tensors, "model.")
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: model.{name} holds numbers that are not finite")
     tables = {k: v for k, v in tensors.items() if k.startswith(_TABLES)}
     found = _content_hash(config, weights | tables)
     if found != about["hash"]:

@@ -39,7 +39,7 @@ _SCHEDULES: dict[str, Kind] = {
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable configuration ({error})") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: a configuration was expected")
@@ -137,7 +137,7 @@ def _modern_attention(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in tensors.items():
         parts = name.split(".")
-        if "attentions" in parts and parts[-2] in old:
+        if "attentions" in parts[:-2] and parts[-2] in old:
             parts[-2] = old[parts[-2]]
         renamed[".".join(parts)] = tensor
     return renamed

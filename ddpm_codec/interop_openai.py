@@ -37,7 +37,7 @@ def infer_config(tensors: Mapping[str, Tensor], heads: int) -> UNetConfig:
     """The `UNetConfig` of a state dict. CheckpointError for one of another architecture."""
     try:
         return _infer(tensors, heads)
-    except (KeyError, ValueError, IndexError, ConfigError) as error:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError, ConfigError) as error:
         raise CheckpointError(f"a network that this version doesn't know ({error})") from error
 
 
@@ -89,7 +89,7 @@ def split_qkv(tensors: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
         if not stem.endswith(".qkv"):
             split[name] = tensor
             continue
-        if tensor.shape[0] % (3 * heads):
+        if not tensor.ndim or tensor.shape[0] % (3 * heads):
             raise CheckpointError(f"{name} is {tuple(tensor.shape)}: not of {heads} heads")
         by_head = tensor.reshape(heads, 3, -1, *tensor.shape[1:])
         for number, letter in enumerate("qkv"):

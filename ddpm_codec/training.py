@@ -224,7 +224,12 @@ class Trainer:
         return self.workers.sums([total])[0]
 
     def _update(self) -> None:
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        if not torch.isfinite(norm):  # one such step would leave no weight as it was
+            raise ConfigError(
+                f"the gradient of step {self.step + 1} is not finite: go on from the last "
+                "checkpoint with --init and a lower --learning-rate and --muon-rate"
+            )
         self.optimizer.step(self.rate_factor())
         self.step += 1
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
@@ -252,6 +257,8 @@ class TrainingLog:
         try:
             rows = pd.read_csv(path)
         except (OSError, ValueError):
+            rows = pd.DataFrame()
+        if "step" not in rows:
             return TrainingLog()
         return TrainingLog(rows[rows["step"] <= step].to_dict("records"))
 
@@ -280,22 +287,3 @@ class TrainingLog:
         if not self.rows or self.rows[-1]["step"] != trainer.step:
             self.rows.append(self._row(trainer))
         write_text(path, pd.DataFrame(self.rows).to_csv(index=False))
-
-
-def bfloat16_is_faster(device: torch.device) -> bool:
-    """Whether a convolution of the usual shape runs faster in bfloat16 on this machine."""
-    half, single = (_convolution_seconds(d, device) for d in (torch.bfloat16, torch.float32))
-    return half < single
-
-
-def _convolution_seconds(dtype: torch.dtype, device: torch.device) -> float:
-    x = torch.zeros(64, 64, 16, 16, dtype=dtype, device=device)
-    layer = nn.Conv2d(64, 64, 3, padding=1, dtype=dtype, device=device)
-    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    x, seconds = x.to(memory_format=torch.channels_last), []
-    with torch.no_grad():
-        for _ in range(5):
-            began = time.perf_counter()
-            float(layer(x)[0, 0, 0, 0])  # a GPU is done when its number is here
-            seconds.append(time.perf_counter() - began)
-    return min(seconds)

@@ -67,6 +67,8 @@ class UNetConfig:
         cuts = (0, *self.experts)
         if len(cuts) > MOST_EXPERTS or any(a >= b for a, b in pairwise(cuts)):
             raise ConfigError(f"experts up to timesteps {self.experts}: they must rise from 1")
+        if self.channels % 2:
+            raise ConfigError(f"{self.channels} channels: the sinusoids of t need an even number")
         if self.channels % self.heads:
             raise ConfigError(f"{self.heads} heads don't divide {self.channels} channels")
         if self.norm == "group" and self.channels % GROUPS:

@@ -21,8 +21,9 @@ from ddpm_codec.calibration import validate
 from ddpm_codec.checkpoint import load, load_bundled
 from ddpm_codec.crops import PhotoCrops
 from ddpm_codec.memory import keep_freed_memory
+from ddpm_codec.precision import bfloat16_is_faster
 from ddpm_codec.schedule import Schedule
-from ddpm_codec.training import TRAINING_PRESETS, Trainer, bfloat16_is_faster
+from ddpm_codec.training import TRAINING_PRESETS, Trainer
 
 VALIDATION_CROPS = 256
 

@@ -18,7 +18,8 @@ from ddpm_codec import checkpoint
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.checkpoint import Checkpoint, load, load_bundled
 from ddpm_codec.crops import PhotoCrops
-from ddpm_codec.training import TRAINING_PRESETS, Trainer, bfloat16_is_faster
+from ddpm_codec.precision import bfloat16_is_faster
+from ddpm_codec.training import TRAINING_PRESETS, Trainer
 
 
 def with_range_head(source):

@@ -29,6 +29,12 @@ def model(request, tiny, pixels):
     return replace(plain, variance=request.param, calibration=table)
 
 
+def test_crops_without_a_whole_block_are_not_calibrated_on(tiny):
+    """They lack the highest frequencies: tables of them would have holes."""
+    with pytest.raises(ConfigError, match="crops of 7 pixels"):
+        calibrate(tiny.model(), torch.zeros(2, 3, 8, 7, dtype=torch.uint8), torch.Generator())
+
+
 def test_eq_17_by_monte_carlo_is_eq_22(model, pixels):
     """Oracle 4: the same expectation from whole paths and from closed-form KLs."""
     many = pixels.repeat(100, 1, 1, 1)

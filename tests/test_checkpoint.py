@@ -80,6 +80,15 @@ def test_tables_of_no_numbers_are_refused_whatever_their_hash(saved, tmp_path, n
         checkpoint.load(tmp_path / "bad.safetensors")
 
 
+def test_weights_of_no_numbers_are_refused_whatever_their_hash(saved, tmp_path):
+    original, _ = saved
+    weights = {k: v.clone() for k, v in original.weights.items()}
+    weights["stem.bias"][0] = torch.inf
+    checkpoint.save(replace(original, weights=weights), tmp_path / "bad.safetensors")
+    with pytest.raises(CheckpointError, match=r"model.stem.bias holds numbers that are not finite"):
+        checkpoint.load(tmp_path / "bad.safetensors")
+
+
 def test_half_precision_weights_run_in_float32(saved, tmp_path):
     original, _ = saved
     half = replace(original, weights={k: v.half() for k, v in original.weights.items()})

@@ -14,7 +14,13 @@ from ddpm_codec.bound import evaluate_bound
 from ddpm_codec.checkpoint import MODEL_PRESETS, ModelConfig, build_network
 from ddpm_codec.cli import main
 from ddpm_codec.errors import CheckpointError, ConfigError
-from ddpm_codec.interop import WEIGHTS, load_diffusers, load_state_dict, save_diffusers
+from ddpm_codec.interop import (
+    WEIGHTS,
+    _modern_attention,
+    load_diffusers,
+    load_state_dict,
+    save_diffusers,
+)
 from ddpm_codec.interop_names import module_names
 from ddpm_codec.schedule import ScheduleConfig
 from ddpm_codec.unet_config import UNetConfig
@@ -212,6 +218,18 @@ def test_another_architecture_is_refused_by_name(tmp_path, change, reason):
     (tmp_path / "unet" / "config.json").write_text(json.dumps(SMALLER | change))
     with pytest.raises(CheckpointError, match=reason):
         load_diffusers(tmp_path)
+
+
+def test_a_configuration_without_end_is_refused(tmp_path):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="not a readable configuration"):
+        load_diffusers(tmp_path)
+
+
+def test_a_tensor_named_attentions_is_no_attention():
+    tensors = {"attentions": torch.zeros(1), "mid.attentions.0.query.weight": torch.ones(1)}
+    assert set(_modern_attention(tensors)) == {"attentions", "mid.attentions.0.to_q.weight"}
 
 
 @pytest.mark.parametrize(

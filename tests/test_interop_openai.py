@@ -89,6 +89,8 @@ def test_what_it_is_not_is_said(tmp_path):
         ({"label_emb.weight": torch.zeros(10, 4)}, "label_emb"),
         ({"out.2.weight": torch.zeros(5, 64, 3, 3)}, "5 outputs"),
         ({"time_embed.0.bias": None}, "time_embed.0.bias"),
+        ({"input_blocks.0.0.weight": torch.zeros(0, 1, 3, 3)}, "doesn't know"),
+        ({"middle_block.1.qkv.weight": torch.zeros(())}, "heads"),
     ):
         other = {k: v for k, v in (state | change).items() if v is not None}
         torch.save(other, tmp_path / "other.pt")

@@ -8,7 +8,7 @@ import pytest
 import ddpm_codec
 
 FLOORS = [
-    {"units", "errors", "files", "distributed", "memory", "parallel"},
+    {"units", "errors", "files", "distributed", "memory", "parallel", "precision"},
     {"configuration", "schedule", "gaussian", "discretized", "bands", "unet_config", "exact"},
     {
         "layers",

@@ -10,7 +10,7 @@ from ddpm_codec import checkpoint
 from ddpm_codec.errors import CheckpointError, ConfigError
 from ddpm_codec.objectives import TimestepSampler, TrainingLoss
 from ddpm_codec.schedule import Schedule, ScheduleConfig
-from ddpm_codec.training import Trainer, TrainingConfig
+from ddpm_codec.training import Trainer, TrainingConfig, TrainingLog
 
 from .conftest import TINY
 
@@ -42,6 +42,26 @@ def test_resume_continues_bit_for_bit(tmp_path, dropout, optimizer):
     assert expected.hash == got.hash
     for name, tensor in expected.training.items():
         torch.testing.assert_close(got.training[name], tensor, rtol=0, atol=0)
+
+
+def test_a_gradient_of_no_numbers_stops_the_run_and_spoils_no_weight(monkeypatch):
+    trainer = finish(Trainer.start(TINY, CONFIG), stop_at=2)
+    before = trainer.checkpoint()
+    monkeypatch.setattr(
+        TrainingLoss, "__call__", lambda *_: next(trainer.network.parameters()).sum() * np.nan
+    )
+    with pytest.raises(ConfigError, match="step 3 is not finite"):
+        finish(trainer)
+    after = trainer.checkpoint()
+    assert before.hash == after.hash
+    for state in (before.training, after.training):
+        del state["generator"]  # the batch that came to nothing was drawn
+    torch.testing.assert_close(before.training, after.training, rtol=0, atol=0)
+
+
+def test_a_log_without_its_columns_is_none(tmp_path):
+    (tmp_path / "c.csv").write_text("no,log\n1,2\n")
+    assert not TrainingLog.read(tmp_path / "c.csv", 5).rows
 
 
 def test_training_leaves_the_global_generator_alone():

@@ -75,6 +75,7 @@ def test_every_timestep_has_its_expert():
     "config",
     [
         UNetConfig(channels=33),
+        UNetConfig(channels=5, norm="pixel", attention=()),
         UNetConfig(experts=(7, 7)),
         UNetConfig(experts=(0,)),
         UNetConfig(attention=(7,)),

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from torch import Tensor
 
 from ddpm_codec import checkpoint
-from ddpm_codec.calibration import validate
+from ddpm_codec.calibration import check_side, validate
 from ddpm_codec.checkpoint import MODEL_PRESETS, ModelConfig
 from ddpm_codec.cifar10 import load_cifar10
 from ddpm_codec.cli.common import (
@@ -30,12 +30,12 @@ from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import check_writable
 from ddpm_codec.optimizers import OptimizerName
 from ddpm_codec.plots import plot_training
+from ddpm_codec.precision import bfloat16_is_faster
 from ddpm_codec.training import (
     TRAINING_PRESETS,
     Trainer,
     TrainingConfig,
     TrainingLog,
-    bfloat16_is_faster,
 )
 
 VALIDATION_CROPS = 256
@@ -257,4 +257,5 @@ def _bfloat16_is_faster(workers: Workers) -> bool:
 
 
 def _validation_crops(folder: Path, side: int) -> Tensor:
+    check_side(side)
     return draw_crops(folder, side, VALIDATION_CROPS, torch.Generator().manual_seed(0))
