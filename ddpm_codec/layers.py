@@ -16,6 +16,9 @@ CACHE_CELLS = 4096
 """Positions in a strip of a large picture: their activations (128 channels) stay in the cache."""
 
 
+_ALL = slice(None)
+
+
 def unhalved(x: Tensor) -> Tensor:
     """`x` in float32, in float64 where it is: the inside of a network may be in bfloat16."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -94,10 +97,11 @@ class GatedBranch(nn.Module):
         self.spatial = depthwise if spatial else nn.Identity()
         self.contract = zeroed(Conv(c_out, c_out, 1))
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, rows: slice = _ALL) -> Tensor:
+        """x (N,c_in,H,W), embedding (N,E) to these `rows` of (N,c_out,H,W)."""
         scale, shift = self.time(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.expand(torch.addcmul(shift, self.norm(x), 1 + scale))
-        a, b = self.spatial(h).chunk(2, dim=1)
+        a, b = self.spatial(h)[:, :, rows].chunk(2, dim=1)
         return cast(Tensor, self.contract(a * F.silu(b)))
 
 
@@ -115,18 +119,19 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (N,c_in,H,W), embedding (N,E) to (N,c_out,H,W)."""
-        rows = max(1, CACHE_CELLS // x.shape[3])
-        if not self.local or len(x) > 1 or x.shape[2] <= rows or x.device.type != "cpu":
-            return self._rows(x, embedding)
+        count = max(1, CACHE_CELLS // x.shape[3])
+        if not self.local or len(x) > 1 or x.shape[2] <= count or x.device.type != "cpu":
+            return self._rows(x, embedding, _ALL)
         strips = []
-        for y in range(0, x.shape[2], rows):
+        for y in range(0, x.shape[2], count):
             top = max(0, y - 1)  # what the depthwise convolution sees above and below
-            strip = self._rows(x[:, :, top : y + rows + 1], embedding)
-            strips.append(strip[:, :, y - top : y - top + rows])
+            rows = slice(y - top, y - top + count)
+            strips.append(self._rows(x[:, :, top : y + count + 1], embedding, rows))
         return torch.cat(strips, dim=2)
 
-    def _rows(self, x: Tensor, embedding: Tensor) -> Tensor:
-        x = self.shortcut(x) + self.first(x, embedding)
+    def _rows(self, x: Tensor, embedding: Tensor, rows: slice) -> Tensor:
+        """What the block makes of these rows of x, which may look at the others."""
+        x = self.shortcut(x[:, :, rows]) + self.first(x, embedding, rows)
         return cast(Tensor, x + self.second(x, embedding))
 
 
