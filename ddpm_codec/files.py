@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it on success, remove it on failure.
 
     A symbolic link stays one: what it points to is replaced. A device or a pipe stays what it is:
-    the whole file is written into it. Raises DataError when `path` can't be written.
+    the whole file is written into it. A file that is replaced hands on its mode. Raises DataError when `path` can't be written.
     """
     check_writable(path)
     target = path.resolve()
@@ -35,7 +36,7 @@ def atomic(path: Path) -> Iterator[Path]:
                 with partial.open("rb") as source, target.open("wb") as sink:
                     shutil.copyfileobj(source, sink)
             else:
-                _follow_umask(partial)
+                partial.chmod(_mode(target))
                 partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -94,11 +95,13 @@ def _check_folder(folder: Path) -> None:
         pass
 
 
-def _follow_umask(path: Path) -> None:
-    """The mode of a plainly created file: some writers choose a narrower one."""
+def _mode(target: Path) -> int:
+    """That of the file that is there, else of a plainly created one."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
     umask = os.umask(0)
     os.umask(umask)
-    path.chmod(0o666 & ~umask)
+    return 0o666 & ~umask
 
 
 def _unwritable(path: Path, error: Exception) -> DataError:

@@ -128,8 +128,7 @@ class Schedule:
         t, s = np.asarray(t), np.asarray(s)
         if not (np.all(s >= 0) and np.all(s < t) and np.all(t <= self.T)):
             raise ConfigError(f"a step needs 0 <= s < t <= {self.T}")
-        log_alpha_ts = self.log_alpha_bar[t] - self.log_alpha_bar[s]
-        beta_ts = -np.expm1(log_alpha_ts)
+        log_alpha_ts, beta_ts = self.log_alpha_bar[t] - self.log_alpha_bar[s], self.beta_ts(t, s)
         ratio = self.variance[s] / self.variance[t]
         return Posterior(
             x_0_weight=np.sqrt(self.alpha_bar[s]) * beta_ts / self.variance[t],

@@ -1,7 +1,7 @@
 """Equal minutes of training for many architectures and training rules: which is best a second?
 
     python experiments/architecture_search.py --data TRAIN --val VAL [--minutes M] [--out DIR]
-                                              [--variants 'start;gated']
+                                              [--variants 'start;gated'] [--save-minutes S]
 
 Every variant trains for `--minutes` with the learning rate of its own run decaying to the end,
 and is validated on the same crops, timesteps and noise. Runs are kept in DIR: a finished one is
@@ -22,8 +22,9 @@ from ddpm_codec.calibration import validate
 from ddpm_codec.checkpoint import MODEL_PRESETS
 from ddpm_codec.crops import PhotoCrops, VariedCrops
 from ddpm_codec.memory import keep_freed_memory
+from ddpm_codec.precision import bfloat16_is_faster
 from ddpm_codec.schedule import ScheduleConfig
-from ddpm_codec.training import Trainer, TrainingConfig, TrainingLog, bfloat16_is_faster
+from ddpm_codec.training import Trainer, TrainingConfig, TrainingLog
 from ddpm_codec.unet import parameter_count
 from ddpm_codec.unet_config import UNetConfig
 
@@ -76,10 +77,9 @@ SCHEDULES = {
     "gated, beta_1 = 2e-5": ScheduleConfig(beta_1=2e-5),
 }
 """Those of variants that have one of their own."""
-VALIDATE_SECONDS = 240
 
 
-def run(name, config, rule, photographs, crops, out):
+def run(name, config, rule, photographs, crops, out, save_minutes):
     """Train one variant to its end, from where it was left."""
     file = "".join(c if c.isalnum() or c in ".,()" else "_" for c in name)
     path = out / f"{file}.safetensors"
@@ -103,7 +103,7 @@ def run(name, config, rule, photographs, crops, out):
     last, trained = trainer.seconds, trainer.progress < 1
     for loss in trainer.run(VariedCrops(photographs, rule.enlarged, rule.subsampled).draw):
         log.add(trainer, loss)
-        if trainer.seconds - last > VALIDATE_SECONDS:
+        if trainer.seconds - last > 60 * save_minutes:
             last = trainer.seconds
             save()
     if trained:
@@ -124,8 +124,10 @@ def run(name, config, rule, photographs, crops, out):
 @click.option("--val", type=click.Path(path_type=Path), required=True)
 @click.option("--minutes", default=12.0, show_default=True)
 @click.option("--variants", help="Names, separated by semicolons [default: all].")
+@click.option("--save-minutes", default=4.0, show_default=True,
+              help="Of training between checkpoints, each of which is validated.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("architecture_search"))
-def main(data, val, minutes, variants, out):
+def main(data, val, minutes, variants, save_minutes, out):
     keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
     photographs = PhotoCrops(data, MUON.crop)
@@ -136,7 +138,7 @@ def main(data, val, minutes, variants, out):
     for name in variants.split(";") if variants else VARIANTS:
         config, rule = VARIANTS[name]
         rule = replace(rule, minutes=minutes, bfloat16=fast)
-        result, rows = run(name, config, rule, photographs, crops, out)
+        result, rows = run(name, config, rule, photographs, crops, out, save_minutes)
         results.append(result)
         axes.plot(rows["seconds"] / 60, rows["validation_bpd"], marker=".", label=name)
         table = pd.DataFrame(results).sort_values("validation_bpd")

@@ -28,6 +28,14 @@ def test_a_file_is_replaced_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_private_file_stays_private(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("before")
+    path.chmod(0o600)
+    write_text(path, "after")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_that_is_called_partial_is_left_alone(tmp_path):
     """The temporary name was once NAME.partial, whoever had that."""
     (tmp_path / "a.partial").write_text("somebody's")
