@@ -21,7 +21,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it on success, remove it on failure.
 
     A symbolic link stays one: what it points to is replaced. A device or a pipe stays what it is:
-    the whole file is written into it. A file that is replaced hands on its mode. Raises DataError when `path` can't be written.
+    the whole file is written into it. A file that is replaced hands on its mode. Raises DataError
+    when `path` can't be written.
     """
     check_writable(path)
     target = path.resolve()
