@@ -14,6 +14,7 @@ import click
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from matplotlib.ticker import FixedLocator, NullFormatter, ScalarFormatter
 
 from ddpm_codec.bound import prior_nats, standard_error, step_kl_nats
 from ddpm_codec.checkpoint import load, load_bundled
@@ -71,7 +72,11 @@ def main(ckpt, data, limit, steps, out):
         axes.errorbar(part["steps"], part["total_bpd"], part["total_bpd_sem"], label=variance,
                       marker="o", ms=4)  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="steps of the chain", ylabel="bits/dim")
-    axes.grid(alpha=0.3, which="both")
+    for axis, ticks in ((axes.xaxis, sorted(set(table["steps"]))), (axes.yaxis, range(1, 20))):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.3)
     axes.legend(title="reverse variance")
     figure.savefig(out / "chain_length.png", dpi=130)
 
