@@ -75,7 +75,9 @@ def calibrate(
 def check_side(side: int) -> None:
     """Raise ConfigError for crops of a side without a whole block of the bands."""
     if side < BLOCK:
-        raise ConfigError(f"crops of {side} pixels: calibration and validation need {BLOCK}")
+        raise ConfigError(
+            f"crops of {side} pixels: calibration and validation need {BLOCK} or more"
+        )
 
 
 def pixel_tables(

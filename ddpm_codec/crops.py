@@ -29,8 +29,8 @@ class PhotoCrops:
     """Random square crops from a folder of photographs of any size, flipped at random.
 
     A photograph is drawn uniformly, then a position. Decoded photographs are kept, the oldest
-    dropped beyond `cache_bytes`. Damaged pictures and ones smaller than the crop are left out;
-    `skipped` names them with the reason (found when first drawn).
+    dropped beyond `cache_bytes`. Damaged pictures and ones smaller than the crop are left out, the
+    next one takes their turn; `skipped` names them with the reason (found when first drawn).
     """
 
     def __init__(self, folder: Path, side: int, cache_bytes: int = 1 << 31) -> None:
@@ -58,7 +58,8 @@ class PhotoCrops:
     def _from(self, first: int) -> Pixels:
         """The first usable photograph from this one on, so that what has been drawn before, in this
         process or in another, has no influence. DataError if there is none."""
-        for path in self.paths[first:] + self.paths[:first]:
+        for number in range(len(self.paths)):
+            path = self.paths[(first + number) % len(self.paths)]
             image = None if path in self._unusable else self._photo(path)
             if image is not None:
                 return image
