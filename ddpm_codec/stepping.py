@@ -151,7 +151,7 @@ def _cheapest(edge: Array, tail: Array, ranks: Indices, calls: int) -> list[int]
     first = edge[0] + _side_bits(np.full_like(ranks[0], FIRST_RANK), ranks[0])
     onward, arrows = np.broadcast_to(tail, (nodes, nodes)), []
     best, best_steps, second = np.inf, 0, 0
-    for steps in range(1, calls):
+    for steps in range(1, min(calls, nodes)):
         total = first + onward[0]
         if total.min() < best:
             best, best_steps, second = float(total.min()), steps, int(total.argmin())

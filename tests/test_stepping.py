@@ -90,6 +90,11 @@ def test_lossless_plan_ends_where_x_0_is_cheap(table):
     assert cost(table, walk) + table.x_0_bits[walk[-1]].mean() == pytest.approx(best)
 
 
+def test_more_calls_than_nodes_cost_nothing(table):
+    """The search once took time and memory for each of them."""
+    np.testing.assert_array_equal(plan(table, calls=10**9).timesteps, plan(table).timesteps)
+
+
 def test_too_few_calls_are_said(table):
     with pytest.raises(ConfigError, match="allow more"):
         plan(table, calls=2)
