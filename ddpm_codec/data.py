@@ -131,7 +131,7 @@ def load_batch(data: str, limit: int | None = None, crop: int | None = None) -> 
             f"{data}: no such folder or .npz, and not a data set's name ({', '.join(NAMED)})"
         )
     cut = images if crop is None else _centre(images, crop, data)
-    return torch.from_numpy(np.ascontiguousarray(cut.transpose(0, 3, 1, 2)))
+    return torch.from_numpy(np.array(cut.transpose(0, 3, 1, 2), order="C"))
 
 
 def _centre(images: Pixels, side: int, name: object) -> Pixels:

@@ -5,7 +5,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ddpm_codec.errors import DataError
+from ddpm_codec.errors import ConfigError, DataError
 
 
 @contextmanager
@@ -68,9 +68,12 @@ def write_tensors(
 
 
 def check_writable(path: Path) -> None:
-    """Raise DataError unless a file can be created at `path`: to ask before long work."""
+    """Raise DataError unless a file can be created at `path`, ConfigError for -: to ask before
+    long work."""
     if path.is_dir():
         raise DataError(f"{path}: is a folder; the name of a file was expected")
+    if str(path) == "-":
+        raise ConfigError("-: only streams and archives go to standard output; name a file")
     try:
         target = path.resolve()
         if not _is_special(target):
@@ -81,8 +84,25 @@ def check_writable(path: Path) -> None:
         raise _unwritable(path, error) from error
 
 
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path] = ()) -> None:
+    """Raise DataError unless a file can be created at each of `outputs`, ConfigError where one of
+    them would replace another or one of `inputs`. None is none."""
+    taken = {path.resolve(): "it is read" for path in inputs}
+    for path in outputs:
+        if path is None:
+            continue
+        check_writable(path)
+        if _is_special(path):
+            continue
+        if path.resolve() in taken:
+            raise ConfigError(f"{path}: {taken[path.resolve()]} as well; choose another name")
+        taken[path.resolve()] = "another output goes there"
+
+
 def make_folder(path: Path) -> None:
     """Create a folder and its parents. Raises DataError when that can't be done."""
+    if path.is_file():
+        raise DataError(f"{path}: is a file; the name of a folder was expected")
     try:
         path.mkdir(parents=True, exist_ok=True)
         _check_folder(path)

@@ -1,11 +1,13 @@
 """The command line's contract: JSON, CSV, exit statuses, one-line errors, no half-written files."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,8 +18,11 @@ from PIL import Image
 
 from ddpm_codec import checkpoint, crops, data
 from ddpm_codec.calibration import calibrate
-from ddpm_codec.cli import main
+from ddpm_codec.cli import archive, main
+from ddpm_codec.cli import calibrate as calibrate_cli
+from ddpm_codec.cli.common import write_bytes
 from ddpm_codec.container import VERSION
+from ddpm_codec.errors import DataError
 from ddpm_codec.schedule import Plan
 
 from .conftest import TINY, random_checkpoint
@@ -95,6 +100,14 @@ def test_nll_of_a_single_image_has_no_standard_error(run, ckpt):
     )
     assert json.loads(Path("o.json").read_text())["total_bpd_sem"] is None
     assert Path("o.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_not_known_of_a_single_image_is_a_dash(run, ckpt):
+    tables = run("nll", "--ckpt", ckpt, "--limit", 1).output
+    tables += run("rd-curve", "--ckpt", ckpt, "--limit", 1).output
+    assert "nan" not in tables.lower()
+    assert "None" not in tables
+    assert "walks of 1 images" in tables
 
 
 def test_nll_steps_and_variances(run, ckpt):
@@ -232,6 +245,19 @@ def test_ctrl_c_saves_first(run, photos, monkeypatch):
     assert "9 steps" in result.output
 
 
+def test_a_run_is_saved_before_its_last_validation(run, photos, monkeypatch):
+    from ddpm_codec.cli import train
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(train.MODEL_PRESETS, "small", TINY)
+    monkeypatch.setattr(train, "validate", interrupted)
+    run("train", "--data", photos, "--val", photos, "--out", "c.safetensors", "--batch", 4,
+        "--steps", 2, status=1)  # fmt: skip
+    assert checkpoint.load(Path("c.safetensors")).notes["progress"]["step"] == 2
+
+
 BAD = {
     "missing checkpoint": ["nll", "--ckpt", "no.safetensors"],
     "missing data": ["nll", "--data", "no-such-folder"],
@@ -261,6 +287,16 @@ BAD = {
     "resume without state": ["train", "--data", "corrupt", "--out", "x", "--steps", "1",
                              "--resume", "plain.safetensors"],
     "plan to an end outside the chain": ["plan", "--end", "5000", "--limit", "1"],
+    "two outputs in one file": ["nll", "--limit", "1", "--json", "o", "--plot", "./o"],
+    "a stream onto its picture": ["send", "odd.png", "-o", "odd.png"],
+    "a ledger onto its stream": ["send", "odd.png", "-o", "o", "--ledger", "o"],
+    "a picture onto its stream": ["receive", "odd.png", "-o", "odd.png"],
+    "a checkpoint where its log goes": ["train", "--data", "corrupt", "--out", "x.csv",
+                                        "--steps", "1"],
+    "half of a checkpoint onto the whole": ["calibrate", "--ckpt", "plain.safetensors", "--half"],
+    "a picture onto standard output": ["receive", "odd.png", "-o", "-"],
+    "numbers onto standard output": ["nll", "--limit", "1", "--json", "-"],
+    "previews into a file": ["receive", "odd.png", "--previews", "plain.safetensors"],
     "demo onto a file": ["demo", "--out", "plain.safetensors"],
 }  # fmt: skip
 
@@ -291,7 +327,20 @@ def test_usage_errors_are_status_2(run):
     run("plan", "--kappa", 30, status=2)
     run("send", "x.png", "--bpd", "nan", status=2)
     run("send", "x.png", "--psnr", "inf", status=2)
+    for option in ("--minutes", "--decay", "--save-minutes", "--muon-rate"):
+        run("train", "--data", "d", "--out", "x", option, "nan", status=2)
+    run("train", "--data", "d", "--out", "x", "--minutes", "inf", status=2)
     run("no-such-command", status=2)
+
+
+def test_a_full_disk_behind_standard_output_is_one_error(monkeypatch):
+    class Full:
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=Full()))
+    with pytest.raises(DataError, match="no space left"):
+        write_bytes(Path("-"), b"x")
 
 
 def test_debug_shows_the_traceback(run):
@@ -446,7 +495,23 @@ def test_send_info_truncate_receive(run, ckpt, picture):
     )
 
 
+def test_an_archive_on_standard_output_is_nothing_else(run, ckpt, pixels):
+    np.savez("x.npz", x=pixels.permute(0, 2, 3, 1).numpy())
+    common = ("pack", "x.npz", "--ckpt", ckpt, "--steps", 3, "--limit", 2, "-o")
+    run(*common, "x.ddpa")
+    assert run(*common, "-").stdout_bytes == Path("x.ddpa").read_bytes()
+
+
+def test_a_folder_called_sample_does_not_hide_the_bundled_patches(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sample").mkdir()
+    assert archive._pictures("sample", 2)[0][0].shape == (3, 32, 32)
+    pixels = calibrate_cli._pictures("sample", 2, None, torch.Generator())
+    assert pixels.shape == (2, 3, 32, 32)
+
+
 def test_send_targets(run, ckpt, picture):
+    run("send", "p.png", "--ckpt", ckpt, "--bpd", 1e308, "-o", "all.ddpm")
     run("send", "p.png", "--ckpt", ckpt, "--bpd", 2.5, "-o", "a.ddpm")
     assert 8 * Path("a.ddpm").stat().st_size <= 2.5 * 192
     run("send", "p.png", "--ckpt", ckpt, "--max-bytes", 40, "-o", "b.ddpm")
@@ -513,7 +578,7 @@ def test_a_cut_stream_leaves_the_best_picture_and_says_so(run, ckpt, picture):
 
 
 BAD_STREAMS = {
-    "empty": (b"", "ends at byte 0"),
+    "empty": (b"", "ends at byte 0, in its header"),
     "foreign": (b"\x89PNG\r\n\x1a\n" + bytes(50), "not a ddpm-codec stream"),
     "header only": (b"\xddp%c\x00" % VERSION, "ends at byte 4"),
     "another version": (b"\xddp\x07" + bytes(50), "version 7"),

@@ -93,5 +93,5 @@ def test_a_folder_with_anything_in_it_is_a_folder(tmp_path):
     (tmp_path / "out" / "probe").mkdir(parents=True)
     make_folder(tmp_path / "out")
     write_text(tmp_path / "f", "")
-    with pytest.raises(DataError, match="file exists"):
+    with pytest.raises(DataError, match="is a file"):
         make_folder(tmp_path / "f")

@@ -19,14 +19,15 @@ from ddpm_codec.cli.common import (
     write_bytes,
     write_json,
 )
-from ddpm_codec.data import list_images, load_batch, read_image, write_image
+from ddpm_codec.data import NAMED, list_images, load_batch, read_image, write_image
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.files import atomic, check_writable, make_folder
+from ddpm_codec.files import atomic, check_outputs, check_writable, make_folder
 
 
 @click.command("pack")
 @click.argument("data")
-@click.option("-o", "--out", type=FilePath, required=True, help="Archive to write.")
+@click.option("-o", "--out", type=FilePath, required=True,
+              help="Archive to write, - for standard output.")  # fmt: skip
 @ckpt_option
 @click.option("--limit", type=click.IntRange(1), help="Pack only the first N pictures.")
 @click.option(
@@ -44,9 +45,7 @@ def pack_command(
 
     DATA: a folder of images of any sizes, an .npz with x uint8 (N,H,W,3), or `sample`.
     """
-    for path in (out, json_file):
-        if path is not None:
-            check_writable(path)
+    check_outputs([None if str(out) == "-" else out, json_file])
     source = load_checkpoint(ckpt)
     pictures, names = _pictures(data, limit)
     with progress_bar("packing", "call") as bar:
@@ -68,6 +67,8 @@ def pack_command(
     }
     if json_file is not None:
         write_json(json_file, report)
+    if str(out) == "-":
+        return
     click.echo(
         f"{data} -> {out}: {len(pictures)} pictures, {report['file_bytes']} bytes, "
         f"{report['bpd']:.3f} bits/dim, of which {report['initial_bpd']:.3f} initial bits"
@@ -76,7 +77,7 @@ def pack_command(
 
 def _pictures(data: str, limit: int | None) -> tuple[list[Tensor], list[str]]:
     """Pictures (3,H,W) and, from a folder, their names."""
-    if not Path(data).is_dir():
+    if data in NAMED or not Path(data).is_dir():
         return list(load_batch(data, limit)), []
     paths = list_images(Path(data))[:limit]
     pictures = [torch.from_numpy(read_image(path).copy()).permute(2, 0, 1) for path in paths]

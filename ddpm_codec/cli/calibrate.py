@@ -22,10 +22,10 @@ from ddpm_codec.cli.common import (
     progress_bar,
     seed_option,
 )
-from ddpm_codec.data import load_batch
+from ddpm_codec.data import NAMED, load_batch
 from ddpm_codec.distributed import CPU, join
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.files import check_writable
+from ddpm_codec.files import check_outputs
 from ddpm_codec.plots import plot_plan
 from ddpm_codec.relative_entropy.trellis import LEAST_KAPPA, MOST_KAPPA
 from ddpm_codec.schedule import Plan
@@ -65,7 +65,9 @@ def calibrate_command(
     out = out or ckpt
     if out is None:
         raise ConfigError("calibrating the bundled checkpoint needs --out")
-    check_writable(out)
+    if half and ckpt is not None and out.resolve() == ckpt.resolve():
+        raise ConfigError("--half drops the training state: give --out another name than --ckpt")
+    check_outputs([out])
     source = load_checkpoint(ckpt, training=not half)
     generator = torch.Generator().manual_seed(seed)
     pixels = _pictures(data, limit, crop, generator)
@@ -122,9 +124,7 @@ def plan_command(
     coder costs for it, and prints the best walk. The plan is part of what streams depend on: a
     checkpoint with another plan reads other streams.
     """
-    for path in (out, plot):
-        if path is not None:
-            check_writable(path)
+    check_outputs([out, plot])
     source = load_checkpoint(ckpt, training=out is not None)
     generator = torch.Generator().manual_seed(seed)
     pixels = _pictures(data, limit or PLANNING_PICTURES, crop, generator)
@@ -140,7 +140,7 @@ def plan_command(
 
 def _pictures(data: str, limit: int | None, crop: int | None, generator: torch.Generator) -> Tensor:
     """Random crops of a folder's photographs, or other data as it is."""
-    if Path(data).is_dir():
+    if data not in NAMED and Path(data).is_dir():
         return draw_crops(Path(data), crop or 32, limit or CALIBRATION_CROPS, generator)
     return load_batch(data, limit, crop)
 

@@ -26,12 +26,13 @@ from ddpm_codec.constant_rate import LEAST_RATE, MOST_RATE, RATE_UNIT
 from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.data import list_images, read_image, write_image
 from ddpm_codec.errors import ConfigError, DataError, OutOfReach, Truncated
-from ddpm_codec.files import check_writable, make_folder
+from ddpm_codec.files import check_outputs, check_writable, make_folder
 from ddpm_codec.receiving import Receiver
 from ddpm_codec.sending import Sent, Target, send
 
 SUFFIX = ".ddpm"
 _PIECE = 1 << 12
+_MOST_BYTES = 1 << 40
 
 
 @click.command("send")
@@ -59,7 +60,7 @@ _PIECE = 1 << 12
 @click.option("--lossless", is_flag=True, help="Send x_0 as well.")
 @click.option("--max-bytes", type=click.IntRange(1), help="Stop before the file grows longer.")
 @click.option("--bpd", type=Finite(0, min_open=True), help="The same in bits/dim.")
-@click.option("--psnr", type=Finite(), help="Stop at this PSNR in dB.")
+@click.option("--psnr", type=Finite(0), help="Stop at this PSNR in dB.")
 @seed_option
 @click.option("--ledger", type=FilePath, help="Write where the bits went, as JSON.")
 def send_command(
@@ -99,7 +100,7 @@ def send_command(
         bar.reset(len(paths) * codec.plan.steps)
         for shape, indices in groups.items():
             dims = shape[0] * shape[1] * shape[2]
-            limit = max_bytes if bpd is None else int(bpd * dims / 8)
+            limit = max_bytes if bpd is None else int(min(bpd * dims / 8, _MOST_BYTES))
             target = Target(limit, psnr, lossless)
             batch = torch.stack([pictures[i] for i in indices])
             results: Sequence[Sent | None]
@@ -133,9 +134,7 @@ def _outputs(image: Path, out: Path | None, paths: list[Path], ledger: Path | No
         outs = [out / (path.name + SUFFIX) for path in paths]
     else:
         outs = [out or image.with_name(image.name + SUFFIX)]
-    for path in [*outs, *([ledger] if ledger else [])]:
-        if str(path) != "-":
-            check_writable(path)
+    check_outputs([*(path for path in outs if str(path) != "-"), ledger], paths)
     return outs
 
 
@@ -148,7 +147,7 @@ def _echo_sent(paths: list[Path], outs: list[Path], reports: list[dict[str, Any]
         click.echo(
             f"{path} -> {out}: {report['file_bytes']} bytes, {report['bpd']:.3f} bits/dim, "
             f"{len(report['steps'])} packets, {quality}"
-            + ("" if overhead is None else f", {overhead:+.1%} over the KL of its walk")
+            + ("" if overhead is None else f", {overhead:+.1%} over the ideal bits of its walk")
         )
 
 
@@ -177,7 +176,7 @@ def receive(stream: Path, out: Path | None, ckpt: Path | None, previews: Path | 
         if stream.is_dir():
             raise DataError(f"{stream}: is a folder; a stream was expected")
         out = stream.with_name(stream.name + ".png")
-    check_writable(out)
+    check_outputs([out], [stream])
     data = None if str(stream) == "-" else read_bytes(stream)
     if previews is not None:
         make_folder(previews)
@@ -221,8 +220,7 @@ def _write_picture(path: Path, picture: torch.Tensor, receiver: Receiver) -> Non
 @click.option("--json", "json_file", type=FilePath, help="Write it as JSON.")
 def info(stream: Path, json_file: Path | None) -> None:
     """Describe a stream or an archive: pictures, packets, bytes. Needs no model."""
-    if json_file is not None:
-        check_writable(json_file)
+    check_outputs([json_file], [stream])
     data = read_bytes(stream)
     report = _describe_archive(data) if data.startswith(archive.MAGIC) else _describe(data)
     if json_file is not None:

@@ -146,7 +146,14 @@ def write_json(path: Path, value: object) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a stream to a file, atomically, or to standard output for `-`."""
     if str(path) == "-":
-        sys.stdout.buffer.write(data)
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # whoever read it has enough
+            raise
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise DataError(f"standard output: can't be written ({reason})") from error
         return
     with atomic(path) as partial:
         partial.write_bytes(data)

@@ -1,5 +1,6 @@
 """`nll` and `rd-curve`."""
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,7 +27,7 @@ from ddpm_codec.codec import IDEAL, ProgressiveCodec
 from ddpm_codec.data import load_batch
 from ddpm_codec.diffusion import Convention, VarianceRule
 from ddpm_codec.distributed import join
-from ddpm_codec.files import check_writable, make_folder, write_text
+from ddpm_codec.files import check_outputs, make_folder, write_text
 from ddpm_codec.plots import plot_bound, plot_rate_distortion, plot_realised
 from ddpm_codec.rate_distortion import measure_curve, realised_curve, table_4
 
@@ -88,9 +89,7 @@ def nll(
     (docs/conventions.md). Under torchrun the processes share the calls.
     """
     workers = join(device)
-    for path in (json_file, plot):
-        if path is not None:
-            check_writable(path)
+    check_outputs([json_file, plot])
     source = load_checkpoint(ckpt)
     pixels = load_batch(data, limit, crop)
     rule: VarianceRule | None = variance or ("beta_tilde" if compat else None)
@@ -141,6 +140,7 @@ def echo_bound(bound: Bound, report: dict[str, Any]) -> None:
         click.echo(f"  {name:8s} {report[f'{name}_bpd']:10.5f}   {error}   {note}".rstrip())
     rows = pd.DataFrame(report["per_timestep"])
     if len(rows):
+        rows = rows.astype({"kl_bpd_sem": float})  # of one image all are None
         pick = sorted({round(i * (len(rows) - 1) / (_TABLE_ROWS - 1)) for i in range(_TABLE_ROWS)})
         click.echo("\n" + rows.iloc[pick].to_string(index=False, float_format="%.5f", na_rep="-"))
 
@@ -156,7 +156,8 @@ def echo_bound(bound: Bound, report: dict[str, Any]) -> None:
     type=click.IntRange(0),
     default=4,
     show_default=True,
-    help="Images to walk by the ideal coder and by real streams as well.",
+    help="Images to walk by the ideal coder and by real streams as well, which have the "
+    "calibrated variance whatever --variance says.",
 )
 @click.option(
     "--out",
@@ -198,15 +199,14 @@ def rd_curve(
     click.echo(f"\n{out}/rd.csv, rd.json, rd.png")
     if realised and source.plan is not None:
         codec = ProgressiveCodec(source)
+        walked = pixels[:realised]
         with progress_bar("walking", "packet") as bar:
-            bar.reset(len(WALKS) * realised * codec.plan.steps)
-            walks = {
-                name: realised_curve(codec, pixels[:realised], name, bar.update) for name in WALKS
-            }
+            bar.reset(len(WALKS) * len(walked) * codec.plan.steps)
+            walks = {name: realised_curve(codec, walked, name, bar.update) for name in WALKS}
         table = pd.concat([walk.assign(coder=name) for name, walk in walks.items()])
         write_text(out / "realised.csv", table.to_csv(index=False))
         plot_realised(curve, walks, out / "realised.png")
-        click.echo(f"{out}/realised.csv, realised.png: walks of {realised} images")
+        click.echo(f"{out}/realised.csv, realised.png: walks of {len(walked)} images")
 
 
 def write_curve(source: Checkpoint, bound: Bound, curve: pd.DataFrame, out: Path) -> None:
@@ -224,6 +224,11 @@ def echo_table_4(curve: pd.DataFrame) -> None:
     click.echo("reverse step    rate (bits/dim)         RMSE (0..255)      PSNR (dB)")
     for row in table_4(curve).itertuples():
         click.echo(
-            f"{row.reverse_step:12d}   {row.rate_bpd:8.5f} +- {row.rate_bpd_sem:.5f}"
-            f"   {row.rmse_255:8.4f} +- {row.rmse_255_sem:.4f}   {row.psnr_db:8.2f}"
+            f"{row.reverse_step:12d}   {row.rate_bpd:8.5f} +- {_figure(row.rate_bpd_sem, 5)}"
+            f"   {row.rmse_255:8.4f} +- {_figure(row.rmse_255_sem, 4)}   {row.psnr_db:8.2f}"
         )
+
+
+def _figure(value: Any, digits: int) -> str:
+    """`value`, or as many columns of nothing where it is not known."""
+    return "-".ljust(digits + 2) if math.isnan(value) else f"{value:.{digits}f}"

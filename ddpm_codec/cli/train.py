@@ -18,6 +18,7 @@ from ddpm_codec.checkpoint import MODEL_PRESETS, ModelConfig
 from ddpm_codec.cifar10 import load_cifar10
 from ddpm_codec.cli.common import (
     FilePath,
+    Finite,
     device_option,
     draw_crops,
     echo_skipped,
@@ -27,7 +28,7 @@ from ddpm_codec.cli.common import (
 from ddpm_codec.crops import ArrayCrops, Crops, PhotoCrops, VariedCrops
 from ddpm_codec.distributed import Workers, join
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.files import check_writable
+from ddpm_codec.files import check_outputs
 from ddpm_codec.optimizers import OptimizerName
 from ddpm_codec.plots import plot_training
 from ddpm_codec.precision import bfloat16_is_faster
@@ -39,6 +40,7 @@ from ddpm_codec.training import (
 )
 
 VALIDATION_CROPS = 256
+_BESIDE = (".csv", ".png")
 
 
 @click.command()
@@ -50,7 +52,7 @@ VALIDATION_CROPS = 256
 @click.option("--objective", type=click.Choice(["vlb", "simple", "hybrid"]), default="vlb")
 @click.option("--learned-variance", is_flag=True,
               help="Learn the variance between beta_tilde and beta.")  # fmt: skip
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Length of the run.")
+@click.option("--minutes", type=Finite(0, min_open=True), help="Length of the run.")
 @click.option("--steps", type=click.IntRange(1), help="Length of the run.")
 @click.option("--resume", type=FilePath, help="Continue this run as if it had never stopped.")
 @click.option("--init", type=FilePath, help="Start from the weights of this checkpoint.")
@@ -58,18 +60,22 @@ VALIDATION_CROPS = 256
 @click.option("--accumulate", type=click.IntRange(1), help="Parts of a batch, to save memory.")
 @click.option("--optimizer", type=click.Choice(get_args(OptimizerName)),
               help="[default: the preset's]")  # fmt: skip
-@click.option("--learning-rate", type=float, help="Peak rate of Adam [default: the preset's].")
-@click.option("--muon-rate", type=float, help="Peak rate of Muon [default: the preset's].")
-@click.option("--decay", type=click.FloatRange(0, 1),
+@click.option("--learning-rate", type=Finite(0, 1, min_open=True),
+              help="Peak rate of Adam [default: the preset's].")  # fmt: skip
+@click.option("--muon-rate", type=Finite(0, 1, min_open=True),
+              help="Peak rate of Muon [default: the preset's].")  # fmt: skip
+@click.option("--decay", type=Finite(0, 1),
               help="Last share of the run, in which rates fall [default: preset's].")  # fmt: skip
-@click.option("--enlarged", type=click.FloatRange(0, 1),
+@click.option("--enlarged", type=Finite(0, 1),
               help="Share of the crops to enlarge, up to twice [default: 0].")  # fmt: skip
-@click.option("--subsampled", type=click.FloatRange(0, 1),
+@click.option("--subsampled", type=Finite(0, 1),
               help="Share of the crops to lose half of their chroma's resolution "
                    "[default: 0].")  # fmt: skip
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto")
-@click.option("--save-minutes", default=4.0, show_default=True, help="Between checkpoints.")
-@click.option("--validate-minutes", default=8.0, show_default=True, help="Between validations.")
+@click.option("--save-minutes", type=Finite(0), default=4.0, show_default=True,
+              help="Between checkpoints.")  # fmt: skip
+@click.option("--validate-minutes", type=Finite(0), default=8.0, show_default=True,
+              help="Between validations.")  # fmt: skip
 @device_option
 @seed_option
 def train(
@@ -83,12 +89,12 @@ def train(
 ) -> None:
     """Train a model on random crops of photographs.
 
-    Writes the checkpoint every few minutes and at the end, with OUT.csv (loss, rates,
-    validation bits/dim) and OUT.png beside it. Ctrl-C saves and stops; --resume goes on.
-    Under torchrun each process does its share of every batch.
+    Writes the checkpoint every few minutes and at the end, and beside it, with .csv and .png in
+    place of its suffix, a log (loss, rates, validation bits/dim) and a plot of it. Ctrl-C saves and
+    stops; --resume goes on. Under torchrun each process does its share of every batch.
     """
     trainer, log = _trainer(join(device), _given(), **options)
-    check_writable(out)
+    check_outputs([out, *(out.with_suffix(suffix) for suffix in _BESIDE)])
     photographs = _training_crops(data, trainer.config)
     trainer.notes["data"] = data.resolve().name
     held_out = None if val is None else _validation_crops(val, trainer.config.crop)
@@ -111,8 +117,10 @@ def train(
             echo_skipped(photographs.skipped)
             click.echo(f"stopped at step {trainer.step}; --resume {out} goes on", err=True)
             raise
-    run.validate()
-    run.save()
+    run.save()  # first of all: the validation takes minutes, and somebody may have enough
+    if run.crops is not None:
+        run.validate()
+        run.save()
     if run.leads:
         echo_skipped(photographs.skipped)
         click.echo(f"{out}: {trainer.step} steps in {trainer.seconds / 60:.1f} minutes")
