@@ -202,7 +202,7 @@ class StreamReader:
         if self.header.lossless:
             limit += CRC_BYTES + _MOST_LENGTH_BYTES + 4 * self.header.dims + 64
         if len(self.packet_ends) == self.header.packets and len(self._data) > limit:
-            raise Corrupt(f"bytes after the end of the stream at byte {self._end_of_packets()}")
+            raise Corrupt(f"{len(self._data) - limit} bytes or more after the end of the stream")
         return packets
 
     def _parse_packets(self, header: Header) -> list[list[int]]:
@@ -252,11 +252,13 @@ class StreamReader:
             raise Corrupt("the stream's checksum fails: it is damaged")
 
     def _truncated(self) -> Truncated:
-        done = len(self.packet_ends)
-        of = "" if self.header is None else f" of {self.header.packets}"
+        if self.header is None:
+            return Truncated(
+                f"the stream ends at byte {self.fed_bytes}, in its header: it holds no picture"
+            )
         return Truncated(
-            f"the stream ends at byte {self.fed_bytes}, after {done}{of} packets; "
-            "what was decoded so far is the best picture it holds"
+            f"the stream ends at byte {self.fed_bytes}, after {len(self.packet_ends)} of "
+            f"{self.header.packets} packets; they decode to the best picture that it holds"
         )
 
 

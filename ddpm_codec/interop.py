@@ -171,8 +171,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the restricted unpickler raises whatever it meets
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: no state dict of tensors ({reason})") from error
+        reason = getattr(error, "strerror", None) or type(error).__name__  # torch's text advises
+        raise CheckpointError(
+            f"{path}: no state dict of tensors ({reason})"
+        ) from error  # to run it
     if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise CheckpointError(f"{path}: a state dict of tensors was expected")
     return tensors
