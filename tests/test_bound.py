@@ -74,8 +74,8 @@ def test_an_image_that_drew_a_timestep_twice_counts_once(model, pixels):
 
 @pytest.mark.parametrize("calls", [1, 2, 5, 19])
 def test_weights_of_the_sampled_calls_add_up(model, calls):
-    """Every t is visited with an expected weight of exactly one. Where a stratum ends at the very end
-    of a t, a draw beyond it may be too rare to be among these: 10 of them are allowed for."""
+    """Every t is visited with an expected weight of exactly one. Where a stratum ends at the very
+    end of a t, a draw beyond it may be too rare to be among these: 10 of them are allowed for."""
     work = sampled_work(model, 20_000, calls, torch.Generator().manual_seed(0))
     share = expected_kl(model) / expected_kl(model).sum()
     exact = np.append(np.flatnonzero(share > 1 / calls), 1)
