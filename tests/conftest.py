@@ -28,9 +28,12 @@ TINY = ModelConfig(
 def random_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
     """A network with random weights everywhere, also where training starts from zeros."""
     generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # the same whatever other tests have drawn
+        torch.manual_seed(seed)
+        fresh = build_network(config).state_dict()
     weights = {
         name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in build_network(config).state_dict().items()
+        for name, tensor in fresh.items()
     }
     return Checkpoint(config, weights)
 
