@@ -56,8 +56,8 @@ class PhotoCrops:
         return crop[:, ::-1] if u[3] < 0.5 else crop
 
     def _from(self, first: int) -> Pixels:
-        """The first usable photograph from this one on, so that what has been drawn before, in this
-        process or in another, has no influence. DataError if there is none."""
+        """(H,W,3) the first usable photograph from this one on, so that what has been drawn before,
+        in this process or in another, has no influence. DataError if there is none."""
         for number in range(len(self.paths)):
             path = self.paths[(first + number) % len(self.paths)]
             image = None if path in self._unusable else self._photo(path)

@@ -27,7 +27,7 @@ MAX_PIXELS = 1 << 27
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif"}
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """Pillow's names of those; its other decoders drop bits in silence, or start other programs."""
-_LONGEST_ARRAY_HEADER = 10_000
+_MOST_HEADER_BYTES = 10_000
 NAMED = ("sample", "cifar10", "cifar10-train")
 
 
@@ -164,7 +164,7 @@ def _read_npz(path: Path, limit: int | None) -> Pixels:
             if version != (1, 0):  # what such arrays have; 2.0 has headers of up to 4 GiB
                 raise DataError(f"{path}: x is an array of format {version}; expected (1, 0)")
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(
-                member, _LONGEST_ARRAY_HEADER
+                member, _MOST_HEADER_BYTES
             )
             count = _check_array(path, shape, dtype, fortran_order, limit)
             size = count * int(np.prod(shape[1:]))

@@ -84,11 +84,16 @@ def check_writable(path: Path) -> None:
         raise _unwritable(path, error) from error
 
 
-def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path] = ()) -> None:
-    """Raise DataError unless a file can be created at each of `outputs`, ConfigError where one of
-    them would replace another or one of `inputs`. None is none."""
-    taken = {path.resolve(): "it is read" for path in inputs}
-    for path in outputs:
+def check_outputs(
+    outputs: Iterable[Path | None],
+    inputs: Iterable[Path | None] = (),
+    streams: Iterable[Path] = (),
+) -> None:
+    """Raise DataError unless a file can be created at each of `outputs` and `streams`, ConfigError
+    where one of them would replace another or a file of `inputs`. None is none; of `streams`, - is
+    standard output."""
+    taken = {path.resolve(): "it is read" for path in inputs if path is not None and path.is_file()}
+    for path in [*outputs, *(stream for stream in streams if str(stream) != "-")]:
         if path is None:
             continue
         check_writable(path)

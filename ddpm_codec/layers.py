@@ -15,7 +15,6 @@ _GROUP_EPS = {"ho": 1e-6, "openai": 1e-5}
 CACHE_CELLS = 4096
 """Positions in a strip of a large picture: their activations (128 channels) stay in the cache."""
 
-
 _ALL = slice(None)
 
 
@@ -130,7 +129,7 @@ class GatedBlock(nn.Module):
         return torch.cat(strips, dim=2)
 
     def _rows(self, x: Tensor, embedding: Tensor, rows: slice) -> Tensor:
-        """What the block makes of these rows of x, which may look at the others."""
+        """These rows of what the block makes of x, (N,c_out,rows,W)."""
         x = self.shortcut(x[:, :, rows]) + self.first(x, embedding, rows)
         return cast(Tensor, x + self.second(x, embedding))
 

@@ -289,6 +289,10 @@ BAD = {
     "plan to an end outside the chain": ["plan", "--end", "5000", "--limit", "1"],
     "two outputs in one file": ["nll", "--limit", "1", "--json", "o", "--plot", "./o"],
     "a stream onto its picture": ["send", "odd.png", "-o", "odd.png"],
+    "an archive onto its pictures": ["pack", "x.npz", "-o", "x.npz"],
+    "numbers onto their checkpoint": ["nll", "--json", "plain.safetensors",
+                                      "--ckpt", "plain.safetensors"],
+    "an imported model onto its source": ["import", "odd.png", "-o", "odd.png"],
     "a ledger onto its stream": ["send", "odd.png", "-o", "o", "--ledger", "o"],
     "a picture onto its stream": ["receive", "odd.png", "-o", "odd.png"],
     "a checkpoint where its log goes": ["train", "--data", "corrupt", "--out", "x.csv",
@@ -307,9 +311,11 @@ def test_bad_input_is_one_line_and_status_1(run, ckpt, case):
     Path("corrupt").mkdir()
     Path("corrupt/a.png").write_bytes(b"not a picture")
     data.write_image(Path("odd.png"), np.zeros((7, 9, 3), np.uint8))
+    np.savez("x.npz", x=np.zeros((1, 8, 8, 3), np.uint8))
     checkpoint.save(random_checkpoint(TINY), Path("plain.safetensors"))
     arguments = BAD[case]
-    if arguments[0] not in ("train", "demo", "calibrate", "truncate") and "--ckpt" not in arguments:
+    alone = ("train", "demo", "calibrate", "truncate", "import")
+    if arguments[0] not in alone and "--ckpt" not in arguments:
         arguments = [*arguments, "--ckpt", ckpt]
     before = sorted(Path().rglob("*"))
     result = run(*arguments, status=1)

@@ -21,7 +21,7 @@ from ddpm_codec.cli.common import (
 )
 from ddpm_codec.data import NAMED, list_images, load_batch, read_image, write_image
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.files import atomic, check_outputs, check_writable, make_folder
+from ddpm_codec.files import atomic, check_outputs, make_folder
 
 
 @click.command("pack")
@@ -45,7 +45,7 @@ def pack_command(
 
     DATA: a folder of images of any sizes, an .npz with x uint8 (N,H,W,3), or `sample`.
     """
-    check_outputs([None if str(out) == "-" else out, json_file])
+    check_outputs([json_file], [Path(data), ckpt], [out])
     source = load_checkpoint(ckpt)
     pictures, names = _pictures(data, limit)
     with progress_bar("packing", "call") as bar:
@@ -99,7 +99,7 @@ def unpack_command(archive: Path, out: Path, ckpt: Path | None) -> None:
     as_npz = out.suffix == ".npz"
     parts = read_archive(read_bytes(archive))
     if as_npz:
-        check_writable(out)
+        check_outputs([out], [archive, ckpt])
     else:
         make_folder(out)
     if as_npz and len({(kind.width, kind.height) for kind in parts.kinds}) > 1:

@@ -42,7 +42,11 @@ PLANNING_PICTURES = 64
 @click.option("--out", type=FilePath, help="Checkpoint to write [default: that of --ckpt].")
 @click.option("--timesteps", type=Timesteps(), default=MEASURED_TIMESTEPS, show_default=True,
               help="Measure at so many, even in log SNR, or at `all`.")  # fmt: skip
-@click.option("--half", is_flag=True, help="Half-precision weights, no training state: to ship.")
+@click.option(
+    "--half",
+    is_flag=True,
+    help="Half-precision weights, no training state: to ship, under another name.",
+)
 @device_option
 @seed_option
 def calibrate_command(
@@ -65,9 +69,7 @@ def calibrate_command(
     out = out or ckpt
     if out is None:
         raise ConfigError("calibrating the bundled checkpoint needs --out")
-    if half and ckpt is not None and out.resolve() == ckpt.resolve():
-        raise ConfigError("--half drops the training state: give --out another name than --ckpt")
-    check_outputs([out])
+    check_outputs([out], [Path(data), ckpt if half else None])
     source = load_checkpoint(ckpt, training=not half)
     generator = torch.Generator().manual_seed(seed)
     pixels = _pictures(data, limit, crop, generator)
@@ -124,7 +126,7 @@ def plan_command(
     coder costs for it, and prints the best walk. The plan is part of what streams depend on: a
     checkpoint with another plan reads other streams.
     """
-    check_outputs([out, plot])
+    check_outputs([out, plot], [Path(data)])
     source = load_checkpoint(ckpt, training=out is not None)
     generator = torch.Generator().manual_seed(seed)
     pixels = _pictures(data, limit or PLANNING_PICTURES, crop, generator)

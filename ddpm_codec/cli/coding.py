@@ -26,7 +26,7 @@ from ddpm_codec.constant_rate import LEAST_RATE, MOST_RATE, RATE_UNIT
 from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.data import list_images, read_image, write_image
 from ddpm_codec.errors import ConfigError, DataError, OutOfReach, Truncated
-from ddpm_codec.files import check_outputs, check_writable, make_folder
+from ddpm_codec.files import check_outputs, make_folder
 from ddpm_codec.receiving import Receiver
 from ddpm_codec.sending import Sent, Target, send
 
@@ -87,7 +87,8 @@ def send_command(
     if effort is not None and (backend != "trellis" or block_bits is not None):
         raise ConfigError("--effort is the trellis's, in place of --block-bits")
     search_bits = block_bits if effort is None else EFFORTS[effort]
-    outs = _outputs(image, out, paths, ledger)
+    outs = _outputs(image, out, paths)
+    check_outputs([ledger], [*paths, ckpt], outs)
     codec = ProgressiveCodec(load_checkpoint(ckpt))
     groups: dict[tuple[int, int, int], list[int]] = {}
     pictures = [torch.from_numpy(read_image(p).copy()).permute(2, 0, 1).contiguous() for p in paths]
@@ -127,15 +128,12 @@ def send_command(
         raise OutOfReach(f"--psnr {psnr}: out of reach of {', '.join(sorted(missed))}")
 
 
-def _outputs(image: Path, out: Path | None, paths: list[Path], ledger: Path | None) -> list[Path]:
-    """Where each stream goes, checked before any work is done."""
+def _outputs(image: Path, out: Path | None, paths: list[Path]) -> list[Path]:
+    """Where each stream goes."""
     if image.is_dir() and out is not None:
         make_folder(out)
-        outs = [out / (path.name + SUFFIX) for path in paths]
-    else:
-        outs = [out or image.with_name(image.name + SUFFIX)]
-    check_outputs([*(path for path in outs if str(path) != "-"), ledger], paths)
-    return outs
+        return [out / (path.name + SUFFIX) for path in paths]
+    return [out or image.with_name(image.name + SUFFIX)]
 
 
 def _echo_sent(paths: list[Path], outs: list[Path], reports: list[dict[str, Any] | None]) -> None:
@@ -176,7 +174,7 @@ def receive(stream: Path, out: Path | None, ckpt: Path | None, previews: Path | 
         if stream.is_dir():
             raise DataError(f"{stream}: is a folder; a stream was expected")
         out = stream.with_name(stream.name + ".png")
-    check_outputs([out], [stream])
+    check_outputs([out], [stream, ckpt])
     data = None if str(stream) == "-" else read_bytes(stream)
     if previews is not None:
         make_folder(previews)
@@ -274,8 +272,7 @@ def _describe_archive(data: bytes) -> dict[str, Any]:
 @click.option("-o", "--out", type=FilePath, required=True, help="Stream to write, - for output.")
 def truncate_command(stream: Path, max_bytes: int, out: Path) -> None:
     """Cut a stream at a packet boundary and end it properly. Needs no model."""
-    if str(out) != "-":
-        check_writable(out)
+    check_outputs([], streams=[out])
     shorter = truncate(read_bytes(stream), max_bytes, packet_parser)
     write_bytes(out, shorter)
     if str(out) != "-":

@@ -12,7 +12,7 @@ from ddpm_codec.cli.measure import variance_option
 from ddpm_codec.data import read_image, write_image
 from ddpm_codec.diffusion import DiffusionModel
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.files import check_writable
+from ddpm_codec.files import check_outputs
 from ddpm_codec.reverse import ancestral_sample
 from ddpm_codec.schedule import Indices
 from ddpm_codec.units import from_uint8, to_uint8
@@ -42,7 +42,7 @@ def sample(
     ckpt: Path | None, number: int, side: int, steps: int, variance: Any, seed: int, out: Path
 ) -> None:
     """Draw pictures from the model (Algorithm 2) and write them as one PNG sheet."""
-    check_writable(out)
+    check_outputs([out], [ckpt])
     source = load_checkpoint(ckpt)
     pictures = draw_samples(source.model(variance), number, side, steps, seed)
     write_image(out, sheet(pictures))
@@ -101,7 +101,7 @@ def interpolate(
     """Mix two pictures in latent space (Section 4.4): x_t of both, with one noise each, mixed
     linearly, then decoded by the reverse process. Writes one row: FIRST, the mixtures from it to
     SECOND, SECOND. Pictures of one size."""
-    check_writable(out)
+    check_outputs([out], [first, second, ckpt])
     model = load_checkpoint(ckpt).model(variance)
     if t > model.schedule.T:
         raise ConfigError(f"-t {t}: this model has timesteps 1 to {model.schedule.T}")

@@ -7,7 +7,7 @@ import click
 from ddpm_codec import checkpoint
 from ddpm_codec.cli.common import FilePath, ckpt_option, load_checkpoint
 from ddpm_codec.errors import CheckpointError
-from ddpm_codec.files import check_writable
+from ddpm_codec.files import check_outputs
 from ddpm_codec.interop import load_diffusers, load_state_dict, save_diffusers
 from ddpm_codec.schedule import Kind
 from ddpm_codec.unet import parameter_count
@@ -29,7 +29,7 @@ def import_command(source: Path, out: Path, heads: int, schedule: Kind, T: int) 
     Then `calibrate` it; `nll --variance beta`, `rd-curve` and `send` work as on one's own, and
     `nll --variance learned` where OpenAI's networks have learned one.
     """
-    check_writable(out)
+    check_outputs([out], [source])
     if source.is_dir():
         found = load_diffusers(source)
     elif source.exists():

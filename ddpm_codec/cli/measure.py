@@ -89,7 +89,7 @@ def nll(
     (docs/conventions.md). Under torchrun the processes share the calls.
     """
     workers = join(device)
-    check_outputs([json_file, plot])
+    check_outputs([json_file, plot], [Path(data), ckpt])
     source = load_checkpoint(ckpt)
     pixels = load_batch(data, limit, crop)
     rule: VarianceRule | None = variance or ("beta_tilde" if compat else None)
@@ -135,9 +135,8 @@ def echo_bound(bound: Bound, report: dict[str, Any]) -> None:
         ("total", ""), ("rate", "L_T and every L_{t-1}"), ("prior", "L_T, part of the rate"),
         ("decoder", f"L_0, {report['pixels']} pixels"),
     ):  # fmt: skip
-        sem = report[f"{name}_bpd_sem"]
-        error = "      -" if sem is None else f"{sem:7.4f}"
-        click.echo(f"  {name:8s} {report[f'{name}_bpd']:10.5f}   {error}   {note}".rstrip())
+        error = _error(report[f"{name}_bpd_sem"], 4)
+        click.echo(f"  {name:8s} {report[f'{name}_bpd']:10.5f}   {error:>7s}   {note}".rstrip())
     rows = pd.DataFrame(report["per_timestep"])
     if len(rows):
         rows = rows.astype({"kl_bpd_sem": float})  # of one image all are None
@@ -224,11 +223,11 @@ def echo_table_4(curve: pd.DataFrame) -> None:
     click.echo("reverse step    rate (bits/dim)         RMSE (0..255)      PSNR (dB)")
     for row in table_4(curve).itertuples():
         click.echo(
-            f"{row.reverse_step:12d}   {row.rate_bpd:8.5f} +- {_figure(row.rate_bpd_sem, 5)}"
-            f"   {row.rmse_255:8.4f} +- {_figure(row.rmse_255_sem, 4)}   {row.psnr_db:8.2f}"
+            f"{row.reverse_step:12d}   {row.rate_bpd:8.5f} +- {_error(row.rate_bpd_sem, 5)}"
+            f"   {row.rmse_255:8.4f} +- {_error(row.rmse_255_sem, 4)}   {row.psnr_db:8.2f}"
         )
 
 
-def _figure(value: Any, digits: int) -> str:
-    """`value`, or as many columns of nothing where it is not known."""
-    return "-".ljust(digits + 2) if math.isnan(value) else f"{value:.{digits}f}"
+def _error(sem: Any, digits: int) -> str:
+    """A standard error with so many digits behind the point; a dash where it is not known."""
+    return f"{'-' if sem is None or math.isnan(sem) else f'{sem:.{digits}f}':>{digits + 2}s}"
