@@ -46,6 +46,7 @@ RUNS = {  # name: backend, parameter, rate of constant-rate stepping
     "pfr, at most 8": ("pfr", 6, 0),
     "dithered": ("dithered", 0, 0),
 }
+SLOW = ("pfr", "diffc")
 
 
 def reference_walk(codec, pixels, coder):
@@ -225,7 +226,7 @@ def plot_walks(axes, name, ledgers):
 @click.option("--limit", type=int, default=64, show_default=True)
 @click.option("--walks", default=4, show_default=True)
 @click.option("--runs", default=";".join(RUNS), show_default=True, help="Separated by semicolons.")
-@click.option("--slow-limit", type=int, help="Pictures for pfr, which is slow [default: all].")
+@click.option("--slow-limit", type=int, help="Pictures for pfr and DiffC's kind [default: all].")
 @click.option("--bfloat16", is_flag=True, help="The yardstick's network in it, to save time.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("closed_loop"))
 def main(ckpt, data, limit, walks, runs, slow_limit, bfloat16, out):
@@ -243,7 +244,7 @@ def main(ckpt, data, limit, walks, runs, slow_limit, bfloat16, out):
     table = []
     for name in runs.split(";"):
         backend, parameter, rate = RUNS[name]
-        some = pixels[:slow_limit] if backend == "pfr" and slow_limit else pixels
+        some = pixels[:slow_limit] if backend in SLOW and slow_limit else pixels
         began = time.perf_counter()
         ledgers = ledgers_of(codec, some, backend, parameter, rate)
         seconds = (time.perf_counter() - began) / len(some)

@@ -25,7 +25,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from ddpm_codec.checkpoint import load, load_bundled
-from ddpm_codec.codec import EFFORTS, NEW_BITS, TRELLIS_RADIX, ProgressiveCodec, packet_parser
+from ddpm_codec.codec import EFFORTS, ProgressiveCodec, packet_parser
 from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.data import list_images, read_image
 from ddpm_codec.errors import ConfigError
@@ -96,7 +96,7 @@ def our_rows(codec, name, picture, bpp, cuts, kappa):
     area = picture.shape[0] * picture.shape[1]
     began = time.perf_counter()
     target = Target(max_bytes=round(bpp * area / 8))
-    [sent] = send(codec, pixels, target, "trellis", kappa + TRELLIS_RADIX * (NEW_BITS - 1))
+    [sent] = send(codec, pixels, target, "trellis", kappa)
     seconds, ledger = time.perf_counter() - began, sent.ledger
     rows, bits = [], ledger.header_bits + 32
     for step in ledger.steps:
@@ -118,8 +118,7 @@ def our_rows(codec, name, picture, bpp, cuts, kappa):
 def lossless_rows(codec, name, picture, kappa):
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
     began = time.perf_counter()
-    [sent] = send(codec, pixels, Target(lossless=True), "trellis",
-                  kappa + TRELLIS_RADIX * (NEW_BITS - 1))  # fmt: skip
+    [sent] = send(codec, pixels, Target(lossless=True), "trellis", kappa)
     seconds = time.perf_counter() - began
     _, shown, received = receive(codec, sent.stream)
     if not np.array_equal(shown, picture):

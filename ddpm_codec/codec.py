@@ -84,6 +84,11 @@ def default_block_bits(backend: str, dims: int) -> int:
     return next(EFFORTS[effort] for most, effort in _DEFAULT_EFFORTS if dims <= most)
 
 
+def trellis_parameters(block_bits: int) -> tuple[int, int]:
+    """(kappa, b) of the trellis from its parameter in the header."""
+    return block_bits % TRELLIS_RADIX, block_bits // TRELLIS_RADIX + 1
+
+
 def make_coder(header: Header, previous: list[int], sigma_q: float | None = None) -> StreamCoder:
     """The coder of a packet: its size is coded around that of the `previous` one, [] at first.
 
@@ -95,7 +100,7 @@ def make_coder(header: Header, previous: list[int], sigma_q: float | None = None
         raise ConfigError(f"constant-rate stepping with {backend}: only the trellis has it")
     rank = Nearby(previous[0] if previous else FIRST_RANK)
     if backend == "trellis":
-        kappa, new_bits = k % TRELLIS_RADIX, k // TRELLIS_RADIX + 1
+        kappa, new_bits = trellis_parameters(k)
         if header.rate:
             return ConstantRate(header.rate * RATE_UNIT, kappa, new_bits, previous)
         return Trellis(kappa, new_bits, rank)

@@ -81,13 +81,14 @@ def realised_curve(
 ) -> pd.DataFrame:
     """What one walk a picture costs and gives, pictures (N,3,H,W) uint8.
 
-    A row per timestep of the plan below T. Columns t; rate_bpd: bits really spent until then,
-    header and side information included (of the ideal coder: the KL of its walk); kl_bpd: the
-    KL of the walk; psnr_db: of the mean squared error over pictures of x_0_hat(x_t), rounded to
-    8 bits; and the standard errors rate_bpd_sem and psnr_db_sem.
+    A row per timestep of the plan below T. Columns t; rate_bpd: bits per coded dimension (of grey
+    pictures those of one plane) really spent until then, header and side information included (of
+    the ideal coder: the KL of its walk); kl_bpd: the KL of the walk; psnr_db: of the mean squared
+    error over pictures of x_0_hat(x_t), rounded to 8 bits; and the standard errors rate_bpd_sem
+    and psnr_db_sem.
     """
     ledgers = [sent.ledger for sent in send(codec, pixels, backend=backend, progress=progress)]
-    dims = pixels[0].numel()
+    dims = ledgers[0].dims
     spent = np.array([[s.spent_bits + s.side_bits for s in ledger.steps] for ledger in ledgers])
     header = np.array([[ledger.header_bits] for ledger in ledgers])
     rate = (header + np.cumsum(spent, axis=1)) / dims

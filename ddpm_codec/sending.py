@@ -12,12 +12,12 @@ from ddpm_codec.bands import from_bands, to_bands
 from ddpm_codec.bound import BATCH_PIXELS
 from ddpm_codec.codec import (
     IDEAL_NUMBER,
-    TRELLIS_RADIX,
     ProgressiveCodec,
     as_shown,
     gaussian_row,
     is_grey,
     make_coder,
+    trellis_parameters,
 )
 from ddpm_codec.constant_rate import RATE_UNIT, ConstantRate, choose_jump
 from ddpm_codec.container import CRC_BYTES, VERSION, Header, finish, size_bytes
@@ -93,7 +93,7 @@ class _Sending:
             return 0, 0
         jump = 0
         if self.header.rate:
-            kappa = self.header.block_bits % TRELLIS_RADIX
+            kappa, _ = trellis_parameters(self.header.block_bits)
             rate_bits = self.header.rate * RATE_UNIT
             jump = choose_jump(step, x_0, self.header.planes, codec.nodes, rate_bits, kappa)
         return codec.next_timestep(self.header, number, t, jump), jump

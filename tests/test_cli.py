@@ -558,7 +558,10 @@ def test_interpolation_at_t_1_is_nearly_a_mixture_of_pixels(run, ckpt, picture, 
 def test_constant_rate_by_command_line(run, ckpt, picture, tmp_path):
     stream, out = tmp_path / "s.ddpm", tmp_path / "s.png"
     run("send", "p.png", "-o", stream, "--ckpt", ckpt, "--rate-bits", 16, "--block-bits", 8)
-    assert "rate_bits        16" in run("info", stream).output
+    shown = dict(line.split(maxsplit=1) for line in run("info", stream).output.splitlines())
+    assert shown["rate_bits"] == "16"
+    # what --block-bits takes: the header's byte, kappa + 32 (b - 1), was shown once
+    assert (shown["block_bits"], shown["new_bits"]) == ("8", "2")
     run("receive", stream, "-o", out, "--ckpt", ckpt)
     assert out.exists()
 

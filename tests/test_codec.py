@@ -271,6 +271,16 @@ def test_the_ideal_coder_charges_the_kl_and_makes_no_stream(codec, pictures):
     assert list(curve["t"]) == codec.plan.timesteps[1:].tolist()
 
 
+def test_realised_bits_of_grey_pictures_are_per_dimension_that_is_coded(codec, pictures):
+    """One plane is coded; its bits were once divided by the dimensions of three."""
+    grey = pictures[:2, :1].expand(-1, 3, -1, -1)
+    ledgers = [result.ledger for result in send(codec, grey, None, IDEAL)]
+    expected = np.mean([ledger.as_json()["bpd"] for ledger in ledgers])
+    assert ledgers[0].dims == grey[0, 0].numel()
+    curve = realised_curve(codec, grey, IDEAL)
+    np.testing.assert_allclose(curve["rate_bpd"].iloc[-1], expected, atol=1 / ledgers[0].dims)
+
+
 def test_every_picture_of_a_call_has_its_own_private_draws(codec, pictures, monkeypatch):
     """Also across batches: equal draws would make standard errors over pictures wrong."""
     monkeypatch.setattr(sending, "BATCH_PIXELS", 2 * pictures[0, 0].numel())

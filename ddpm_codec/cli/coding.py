@@ -21,7 +21,14 @@ from ddpm_codec.cli.common import (
     write_bytes,
     write_json,
 )
-from ddpm_codec.codec import BACKENDS, EFFORTS, ProgressiveCodec, is_grey, packet_parser
+from ddpm_codec.codec import (
+    BACKENDS,
+    EFFORTS,
+    ProgressiveCodec,
+    is_grey,
+    packet_parser,
+    trellis_parameters,
+)
 from ddpm_codec.constant_rate import LEAST_RATE, MOST_RATE, RATE_UNIT
 from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.data import list_images, read_image, write_image
@@ -231,6 +238,9 @@ def _describe(data: bytes) -> dict[str, Any]:
     reader, _, cut = read_stream(data, packet_parser)
     header = reader.header
     assert header is not None
+    block_bits, new_bits = header.block_bits, None
+    if BACKENDS[header.backend] == "trellis":
+        block_bits, new_bits = trellis_parameters(block_bits)
     return {
         "file_bytes": len(data),
         "complete": cut is None,
@@ -239,7 +249,8 @@ def _describe(data: bytes) -> dict[str, Any]:
         "grey": header.grey,
         "model": header.model.hex(),
         "backend": BACKENDS[header.backend],
-        "block_bits": header.block_bits,
+        "block_bits": block_bits,
+        "new_bits": new_bits,
         "rate_bits": header.rate * RATE_UNIT or None,
         "seed": header.seed,
         "lossless": header.lossless,

@@ -54,7 +54,8 @@ def variance_option(command: Any) -> Any:
     show_default=True,
     help="Network calls an image to estimate the T-step bound with, or `all`.",
 )
-@click.option("--steps", type=click.IntRange(2), help="The bound of a chain of K steps instead.")
+@click.option("--steps", type=click.IntRange(2),
+              help="The bound of a chain of K steps instead; every step is computed.")  # fmt: skip
 @variance_option
 @click.option("--compat", type=click.Choice(["openai"]), help="Another project's conventions.")
 @click.option("--independent-pixels", is_flag=True,
