@@ -492,6 +492,8 @@ def test_send_info_truncate_receive(run, ckpt, picture):
     most = report["header_bytes"] + report["packet_end_bits"][1] // 8 + 5
     run("truncate", "p.png.ddpm", "--max-bytes", most, "-o", "short.ddpm")
     assert Path("short.ddpm").stat().st_size <= most
+    refused = run("truncate", "short.ddpm", "--max-bytes", 50, "-o", "short.ddpm", status=1)
+    assert "it is read as well" in refused.stderr  # what was cut off was gone once
     run("receive", "short.ddpm", "--ckpt", ckpt, "--previews", "steps")
     assert Path("short.ddpm.png").exists()
     steps = json.loads(Path("l.json").read_text())["steps"]

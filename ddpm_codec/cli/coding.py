@@ -283,7 +283,7 @@ def _describe_archive(data: bytes) -> dict[str, Any]:
 @click.option("-o", "--out", type=FilePath, required=True, help="Stream to write, - for output.")
 def truncate_command(stream: Path, max_bytes: int, out: Path) -> None:
     """Cut a stream at a packet boundary and end it properly. Needs no model."""
-    check_outputs([], streams=[out])
+    check_outputs([], [stream], [out])
     shorter = truncate(read_bytes(stream), max_bytes, packet_parser)
     write_bytes(out, shorter)
     if str(out) != "-":
