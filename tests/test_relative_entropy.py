@@ -162,8 +162,22 @@ def test_more_blocks_than_their_number_can_say_are_refused_before_the_search():
         OrderedRandomCoding(2, 1.0, count=Raw(2)),
         PoissonFunctional(1.0, count=Raw(2)),
     ):
-        with pytest.raises(ConfigError, match="more than the stream can say"):
+        with pytest.raises(ConfigError, match="for the stream to say"):
             coder.encode(q, p, SharedRandomness(0, 1), 0, BitWriter(), np.random.default_rng(0))
+
+
+def test_one_large_shift_does_not_make_every_dimension_a_block_of_the_pfr():
+    """No cut brings a dimension of 9 bits below 8; the number of blocks once grew to that of the
+    dimensions, and the number of the next step could then not be said."""
+    q, p = problem(400, 30)
+    q.mean[7] = p.mean[7] + 3.5 * p.std[7]
+    per_dimension = kl_bits(q, p)
+    assert per_dimension[7] > 8
+    coder, writer = PoissonFunctional(6.0, epsilon=1e-2, spread_bits=2.0), BitWriter()
+    coded = coder.encode(q, p, SharedRandomness(5, 1), 0, writer, np.random.default_rng(0))
+    assert coded.blocks < 100
+    x = coder.decode(p, SharedRandomness(5, 1), 0, BitReader(writer.getvalue(), writer.bits))
+    np.testing.assert_array_equal(x, coded.sample)
 
 
 def test_noise_for_bits_gives_a_sample_or_a_bitstream_error(coder):

@@ -118,10 +118,13 @@ class PoissonFunctional:
         return assemble(p, shared, step, packet)
 
     def _blocks(self, per_dimension: Floats, shared: SharedRandomness, step: int) -> int:
+        """So many that none has more than `spread_bits` above its aim; where one dimension has more
+        already, that none has more than a bit beside it."""
+        most = max(self.block_bits + self.spread_bits, float(per_dimension.max()) + 1.0)
         blocks = blocks_needed(float(per_dimension.sum()), self.block_bits, len(per_dimension))
         while blocks < len(per_dimension):
             dealt = deal(shared, step, len(per_dimension), blocks)
-            if max(per_dimension[d].sum() for d in dealt) <= self.block_bits + self.spread_bits:
+            if max(per_dimension[d].sum() for d in dealt) <= most:
                 break
             blocks = min(blocks + 1 + blocks // 16, len(per_dimension))
         return blocks

@@ -196,14 +196,14 @@ def deal(shared: SharedRandomness, step: int, dims: int, blocks: int) -> list[In
 
 
 def check_count(code: IntegerCode, blocks: int) -> None:
-    """ConfigError, before the search, for more blocks in a step than the code of their number,
-    which is centred on that of the step before, can say."""
+    """ConfigError, before the search, for a number of blocks that its code can't say, which is
+    centred on that of the step before."""
     try:
         code.length_bits(blocks)
     except ConfigError as error:
         raise ConfigError(
-            f"a step of {blocks} blocks: more than the stream can say; use --backend trellis, "
-            "or larger --block-bits"
+            f"a step of {blocks} blocks: too far from the number before for the stream to say; use "
+            "--backend trellis, or larger --block-bits"
         ) from error
 
 
