@@ -70,6 +70,8 @@ VARIANTS = {
     "gated, varied crops": (GATED, replace(MUON, enlarged=0.2, subsampled=0.2)),
     "gated, head's loss x 4": (GATED, replace(MUON, log_variance_weight=0.4)),
     "gated, head's loss / 4": (GATED, replace(MUON, log_variance_weight=0.025)),
+    "gated, full resolution": (replace(GATED, channels=64, patch=1), MUON),
+    "gated, hybrid objective": (GATED, replace(MUON, objective="hybrid")),
 }
 """Each round varies the best of the one before. Not all were run: see docs/model.md."""
 SCHEDULES = {
