@@ -47,6 +47,7 @@ RUNS = {  # name: backend, parameter, rate of constant-rate stepping
     "dithered": ("dithered", 0, 0),
 }
 SLOW = ("pfr", "diffc")
+"""Backends that take ten seconds a picture and more."""
 
 
 def reference_walk(codec, pixels, coder):

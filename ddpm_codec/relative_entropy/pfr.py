@@ -118,8 +118,8 @@ class PoissonFunctional:
         return assemble(p, shared, step, packet)
 
     def _blocks(self, per_dimension: Floats, shared: SharedRandomness, step: int) -> int:
-        """So many that none has more than `spread_bits` above its aim; where one dimension has more
-        already, that none has more than a bit beside it."""
+        """The number of blocks for the KL `per_dimension` (D,) in bits: so many that none has more
+        than `spread_bits` above its aim, or a bit beside the largest dimension, if that is more."""
         most = max(self.block_bits + self.spread_bits, float(per_dimension.max()) + 1.0)
         blocks = blocks_needed(float(per_dimension.sum()), self.block_bits, len(per_dimension))
         while blocks < len(per_dimension):
