@@ -16,11 +16,18 @@ class Muon(torch.optim.Optimizer):
         m <- mu m + (1 - mu) g,   W <- W - lr sqrt(max(1, A / (B h w))) O((1 - mu) g + mu m)
 
     where O(G) is near U V^T for G = U S V^T: every direction is followed equally far. `momentum`
-    is mu. Nothing is decayed.
+    is mu; `dtype` that of O's iterations. Nothing is decayed.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95):
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -32,8 +39,9 @@ class Muon(torch.optim.Optimizer):
                     alike.setdefault(weight.flatten(1).shape, []).append(weight)
             for (rows, columns), weights in alike.items():
                 updates = torch.stack([self._follow(w, group["momentum"]) for w in weights])
+                updates = orthogonal(updates.to(self.dtype))
                 rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-                for weight, update in zip(weights, orthogonal(updates), strict=True):
+                for weight, update in zip(weights, updates, strict=True):
                     weight.sub_(update.reshape(weight.shape).to(weight.dtype), alpha=rate)
 
     def _follow(self, weight: Tensor, momentum: float) -> Tensor:
@@ -47,10 +55,9 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonal(matrices: Tensor) -> Tensor:
     """U W V^T for each matrix U S V^T of (N,A,B), with the entries of W between about 0.7 and 1.2:
-    five iterations of Newton and Schulz's kind in bfloat16."""
-    x = matrices.bfloat16()
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
+    five iterations of Newton and Schulz's kind in its precision."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):

@@ -121,9 +121,8 @@ class Trainer:
             experts = len(model.unet.experts) if init.config == alone else 0
             network.load_state_dict(for_experts(init.weights, experts))
         network.to(workers.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = Optimizer(
-            network, config.optimizer, config.learning_rate, config.muon_rate, config.beta2
-        )
+        rates = (config.learning_rate, config.muon_rate, config.beta2)
+        optimizer = Optimizer(network, config.optimizer, *rates, config.bfloat16)
         ema = {k: v.detach().clone() for k, v in network.named_parameters()}
         return Trainer(model, config, network, ema, optimizer, generator, workers)
 

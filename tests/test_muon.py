@@ -8,12 +8,13 @@ from ddpm_codec.muon import Muon, orthogonal
 from ddpm_codec.optimizers import Optimizer
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(24, 24), (16, 90), (90, 16)])
-def test_orthogonal_keeps_directions_and_levels_singular_values(shape):
+def test_orthogonal_keeps_directions_and_levels_singular_values(shape, dtype):
     """The result has the singular vectors of what came, and singular values near 1."""
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
-    inside = u.T @ orthogonal(matrix[None])[0].float() @ vt.T
+    inside = u.T @ orthogonal(matrix[None].to(dtype))[0].float() @ vt.T
     values = inside.diagonal()
     assert values.min() > 0.5
     assert values.max() < 1.4
