@@ -28,8 +28,9 @@ from ddpm_codec.codec import ProgressiveCodec
 from ddpm_codec.data import load_batch
 from ddpm_codec.files import atomic
 from ddpm_codec.ledger import Ledger, Step
+from ddpm_codec.outgoing import psnr_db
 from ddpm_codec.reverse import reverse_chain
-from ddpm_codec.sending import psnr_db, send
+from ddpm_codec.sending import send
 from ddpm_codec.units import NATS_PER_BIT, from_uint8, to_uint8
 
 POINTS_BITS = (300, 1000, 3000)

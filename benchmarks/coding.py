@@ -26,8 +26,9 @@ from ddpm_codec.bound import evaluate_bound
 from ddpm_codec.checkpoint import load, load_bundled
 from ddpm_codec.codec import ProgressiveCodec, make_coder
 from ddpm_codec.data import load_batch
+from ddpm_codec.outgoing import Target
 from ddpm_codec.receiving import Receiver
-from ddpm_codec.sending import Target, send
+from ddpm_codec.sending import send
 from ddpm_codec.units import NATS_PER_BIT
 
 

@@ -13,8 +13,9 @@ from ddpm_codec.checkpoint import load, load_bundled
 from ddpm_codec.codec import ProgressiveCodec
 from ddpm_codec.data import load_batch
 from ddpm_codec.errors import BitstreamError
+from ddpm_codec.outgoing import Target, psnr_db
 from ddpm_codec.receiving import Receiver
-from ddpm_codec.sending import Target, psnr_db, send
+from ddpm_codec.sending import send
 
 
 def outcome(codec, data):

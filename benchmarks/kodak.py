@@ -30,9 +30,10 @@ from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.data import list_images, read_image
 from ddpm_codec.errors import ConfigError
 from ddpm_codec.files import write_text
+from ddpm_codec.outgoing import Target
 from ddpm_codec.rate_distortion import bd_rate
 from ddpm_codec.receiving import Receiver
-from ddpm_codec.sending import Target, send
+from ddpm_codec.sending import send
 
 PEERS = {  # with chroma at half resolution, their default, and in full, which PSNR in RGB favours
     "JPEG": ({"format": "JPEG", "optimize": True}, range(1, 96, 2)),

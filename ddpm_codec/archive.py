@@ -18,9 +18,10 @@ from ddpm_codec.bits_back import DISAGREES, BitsBack, Stack, Words
 from ddpm_codec.bound import Progress
 from ddpm_codec.checkpoint import Checkpoint
 from ddpm_codec.codec import MAX_PIXELS, is_grey
-from ddpm_codec.container import CRC_BYTES, MAX_SIDE, MODEL_HASH_BYTES, check_model
+from ddpm_codec.container import CRC_BYTES
 from ddpm_codec.entropy import read_varint, varint
 from ddpm_codec.errors import ConfigError, Corrupt, VersionMismatch
+from ddpm_codec.header import MAX_SIDE, MODEL_HASH_BYTES, check_model
 from ddpm_codec.shared_randomness import INITIAL, SharedRandomness
 
 MAGIC = b"\xdda"

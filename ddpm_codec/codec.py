@@ -15,16 +15,12 @@ from torch import Tensor
 from ddpm_codec.bands import BLOCK, band_index, to_bands
 from ddpm_codec.checkpoint import Checkpoint
 from ddpm_codec.constant_rate import RATE_UNIT, ConstantRate
-from ddpm_codec.container import (
-    MODEL_HASH_BYTES,
-    VERSION,
-    Header,
-    ParsePacket,
-)
+from ddpm_codec.container import ParsePacket
 from ddpm_codec.diffusion import DiffusionModel
 from ddpm_codec.entropy import BitReader, Centred
 from ddpm_codec.errors import ConfigError, Corrupt
 from ddpm_codec.gaussian import DiagonalGaussian
+from ddpm_codec.header import MODEL_HASH_BYTES, VERSION, Header
 from ddpm_codec.prefix import Nearby
 from ddpm_codec.relative_entropy import (
     Dithered,
@@ -234,9 +230,12 @@ class ProgressiveCodec:
         return torch.from_numpy(np.concatenate([sample, chroma])).to(x_t.dtype).view_as(x_t[0])
 
     def next_timestep(self, header: Header, number: int, t: int, jump: int) -> int:
-        """The s of a packet from t: the plan's, or `jump` nodes on. Corrupt past the end."""
+        """The s of a packet from t: the plan's, or `jump` nodes on, or, with `header.last` and for
+        the last packet, a part of the plan's way. Corrupt past the end."""
         if not header.rate:
-            return int(self.plan.timesteps[number + 1])
+            planned = int(self.plan.timesteps[number + 1])
+            is_short = header.last and number == header.packets - 1
+            return part_of_step(t, planned, header.last) if is_short else planned
         to = int(np.searchsorted(-self.nodes, -t)) + jump
         if to >= len(self.nodes):
             raise Corrupt("a step beyond the end of the walk: the stream is damaged")
@@ -257,6 +256,11 @@ class ProgressiveCodec:
         x_T = x_T if header.lossless else x_T.float()
         walk = reverse_chain(model, x_T, torch.full((pictures,), model.schedule.T))
         return walk, next(walk)
+
+
+def part_of_step(t: int, planned: int, last: int) -> int:
+    """The s of so many 256ths of the way from t to `planned`, at least one timestep away."""
+    return t - max(1, (t - planned) * last >> 8)
 
 
 def is_grey(pixels: Tensor) -> bool:

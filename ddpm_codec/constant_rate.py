@@ -10,16 +10,13 @@ from functools import cache
 import numpy as np
 import torch
 
-from ddpm_codec.bands import to_bands
 from ddpm_codec.entropy import BitReader, BitWriter, Centred, EliasGamma
 from ddpm_codec.errors import ConfigError, Corrupt
-from ddpm_codec.gaussian import excess_kl_nats, sum_dims
 from ddpm_codec.relative_entropy import Coded, Gaussian, Private, Trellis, kl_bits
 from ddpm_codec.relative_entropy.trellis import spent_bits
 from ddpm_codec.reverse import ReverseStep
 from ddpm_codec.schedule import Indices
 from ddpm_codec.shared_randomness import Floats, SharedRandomness
-from ddpm_codec.units import NATS_PER_BIT
 
 LEAST_RATE, MOST_RATE = 4, 1020
 RATE_UNIT = 4
@@ -111,14 +108,9 @@ def choose_jump(
     """The longest jump, in nodes, from the one image (1,C,H,W) of `step` whose packet fits into a
     block of `rate_bits`; 1 where none does. Only the first `planes` of the bands are coded."""
     at = int(np.flatnonzero(nodes == int(step.t[0]))[0])
-    snr = step.model.schedule.snr
-    error2 = to_bands(x_0 - step.x_0_hat)[:, :planes] ** 2
-    jump = 0
-    expected = step.model.error_variance(step.estimate, step.t).expand_as(x_0)[:, :planes]
+    kl_bits, jump = step.kl_bits_to(x_0, planes), 0
     for s in nodes[at + 1 :]:
-        gain = float(snr[s] - snr[nodes[at]])
-        kl = float(sum_dims(excess_kl_nats(gain * expected, gain * error2))) / NATS_PER_BIT
-        if jump and float(spent_bits(np.array(kl), kappa)) > _FULL * rate_bits:
+        if jump and float(spent_bits(np.array(kl_bits(s)), kappa)) > _FULL * rate_bits:
             break
         jump += 1
     return jump

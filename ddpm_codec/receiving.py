@@ -14,8 +14,9 @@ from ddpm_codec.codec import (
     make_coder,
     packet_parser,
 )
-from ddpm_codec.container import VERSION, Header, ParsePacket, StreamReader, check_model
+from ddpm_codec.container import ParsePacket, StreamReader
 from ddpm_codec.errors import Corrupt, Truncated
+from ddpm_codec.header import VERSION, Header, check_model
 from ddpm_codec.pixel_code import decode_pixels
 from ddpm_codec.reverse import ReverseStep, Walk
 from ddpm_codec.shared_randomness import SharedRandomness

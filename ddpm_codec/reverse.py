@@ -4,17 +4,19 @@
 curve differ only in who answers at each step.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ddpm_codec.bands import to_bands
 from ddpm_codec.diffusion import DiffusionModel, Estimate
 from ddpm_codec.discretized import DiscretizedGaussian, PixelDecoder
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.gaussian import DiagonalGaussian
+from ddpm_codec.gaussian import DiagonalGaussian, excess_kl_nats, sum_dims
 from ddpm_codec.schedule import Indices
+from ddpm_codec.units import NATS_PER_BIT
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,20 @@ class ReverseStep:
         excess = self.model.reverse_excess(self.estimate, self.t, s)
         mean = self.model.coordinates(posterior.mean)
         return DiagonalGaussian(mean, posterior.variance * (1 + excess))
+
+    def kl_bits_to(self, x_0: Tensor, planes: int) -> Callable[[int], float]:
+        """KL(q(x_s | x_t, x_0) || p_theta(x_s | x_t)) in bits as a function of s, of one image
+        x_0 (1,C,H,W) and the first `planes` of its bands. One network call gives all of them."""
+        t, snr = int(self.t[0]), self.model.schedule.snr
+        error2 = to_bands(x_0 - self.x_0_hat)[:, :planes] ** 2
+        expected = self.model.error_variance(self.estimate, self.t).expand_as(x_0)[:, :planes]
+
+        def kl_bits(s: int) -> float:
+            gain = float(snr[s] - snr[t])
+            nats = sum_dims(excess_kl_nats(gain * expected, gain * error2))
+            return float(nats) / NATS_PER_BIT
+
+        return kl_bits
 
     def decoder(self, grey: bool = False) -> PixelDecoder:
         """p(0): p_theta(x_0 | x_t), the discretized decoder. Of `grey` pictures, one plane: the

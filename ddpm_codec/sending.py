@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,116 +10,23 @@ from torch import Tensor
 
 from ddpm_codec.bands import from_bands, to_bands
 from ddpm_codec.bound import BATCH_PIXELS
-from ddpm_codec.codec import (
-    IDEAL_NUMBER,
-    ProgressiveCodec,
-    as_shown,
-    gaussian_row,
-    is_grey,
-    make_coder,
-    trellis_parameters,
-)
-from ddpm_codec.constant_rate import RATE_UNIT, ConstantRate, choose_jump
-from ddpm_codec.container import CRC_BYTES, VERSION, Header, finish, size_bytes
+from ddpm_codec.codec import IDEAL_NUMBER, ProgressiveCodec, gaussian_row, is_grey
+from ddpm_codec.container import CRC_BYTES, finish, size_bytes
 from ddpm_codec.discretized import PixelDecoder
-from ddpm_codec.entropy import BitReader, BitWriter
+from ddpm_codec.entropy import BitWriter
 from ddpm_codec.errors import ConfigError, OutOfReach
 from ddpm_codec.gaussian import DiagonalGaussian
-from ddpm_codec.ledger import Ledger, Step
+from ddpm_codec.header import VERSION, Header
+from ddpm_codec.ledger import Ledger
+from ddpm_codec.outgoing import Outgoing, Target
 from ddpm_codec.parallel import parallel_map
 from ddpm_codec.pixel_code import encode_pixels
-from ddpm_codec.relative_entropy import Gaussian, Ideal
 from ddpm_codec.reverse import ReverseStep
 from ddpm_codec.shared_randomness import SharedRandomness
-from ddpm_codec.units import from_uint8, rmse_to_psnr_db
+from ddpm_codec.units import from_uint8
 
 _MEMORY_BYTES = 1 << 28
 """Of codewords that the pictures of a batch share."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where to stop: the end of the plan, or before; `lossless` sends x_0 after the plan."""
-
-    max_bytes: int | None = None
-    psnr_db: float | None = None
-    lossless: bool = False
-
-    def check(self) -> None:
-        """Raise ConfigError for targets that exclude each other."""
-        chosen = [self.max_bytes is not None, self.psnr_db is not None, self.lossless]
-        if sum(chosen) > 1:
-            raise ConfigError("choose one of --lossless, --max-bytes, --bpd and --psnr")
-
-
-def psnr_db(pixels: Tensor, shown: Tensor) -> float | None:
-    """PSNR of one uint8 picture against another, in dB; None where they are equal."""
-    mse = float(((shown.double() - pixels.double()) ** 2).mean())
-    return float(rmse_to_psnr_db(mse**0.5)) if mse else None
-
-
-@dataclass
-class _Sending:
-    """One picture on its way."""
-
-    pixels: Tensor
-    header: Header
-    shared: SharedRandomness
-    private: np.random.Generator
-    writer: BitWriter
-    ledger: Ledger
-    target: Target
-    previous: list[int] = field(default_factory=list)
-    picture: Tensor | None = None
-
-    def observe(self, x_0_hat: Tensor) -> None:
-        """Note what the receiver sees now."""
-        self.picture = as_shown(self.header, x_0_hat)
-        if self.ledger.steps:
-            self.ledger.steps[-1].psnr_db = psnr_db(self.pixels, self.picture)
-
-    @property
-    def is_reached(self) -> bool:
-        """Whether the wanted PSNR is there."""
-        if self.target.psnr_db is None or self.picture is None:
-            return False
-        seen = psnr_db(self.pixels, self.picture)
-        return seen is None or seen >= self.target.psnr_db
-
-    def choose(self, codec: ProgressiveCodec, step: ReverseStep, x_0: Tensor) -> tuple[int, int]:
-        """(s, jump) of the next step from where `step` (of this one image) stands; s = 0: none."""
-        t, number = int(step.t[0]), len(self.ledger.steps)
-        if t == codec.last_timestep(self.header) or self.is_reached:
-            return 0, 0
-        jump = 0
-        if self.header.rate:
-            kappa, _ = trellis_parameters(self.header.block_bits)
-            rate_bits = self.header.rate * RATE_UNIT
-            jump = choose_jump(step, x_0, self.header.planes, codec.nodes, rate_bits, kappa)
-        return codec.next_timestep(self.header, number, t, jump), jump
-
-    def send(
-        self, t: int, s: int, jump: int, sigma_q: float, q: Gaussian, p: Gaussian
-    ) -> np.ndarray | None:
-        """Code one step; (D,) the sample, or None where the file would grow too long."""
-        number, packet, previous = len(self.ledger.steps), BitWriter(), self.previous
-        if self.header.backend == IDEAL_NUMBER:
-            coded = Ideal().encode(q, p, self.shared, number, packet, self.private)
-        else:
-            coder = make_coder(self.header, self.previous, sigma_q)
-            if isinstance(coder, ConstantRate):
-                coder.jump = jump
-            coded = coder.encode(q, p, self.shared, number, packet, self.private)
-            reader = BitReader(packet.getvalue(), packet.bits)
-            previous = coder.read(self.header.dims, reader)
-        if self.target.max_bytes is not None:
-            size = size_bytes(self.header, self.writer.bits + packet.bits)
-            if size > self.target.max_bytes:
-                return None
-        self.writer.append(packet)
-        self.previous = previous
-        self.ledger.steps.append(Step.of(t, s, coded))
-        return coded.sample
 
 
 @dataclass(frozen=True)
@@ -179,7 +86,7 @@ def _send_batch(
         )
     shared = SharedRandomness(header.seed, VERSION, _MEMORY_BYTES if len(pixels) > 1 else 0)
     jobs = [
-        _Sending(
+        Outgoing(
             pixels=picture,
             header=header,
             shared=shared,
@@ -215,7 +122,7 @@ def _send_batch(
 
 def _step_batch(
     codec: ProgressiveCodec,
-    jobs: list[_Sending],
+    jobs: list[Outgoing],
     active: list[int],
     step: ReverseStep,
     x_0: Tensor,
@@ -235,24 +142,27 @@ def _step_batch(
     q, p = DiagonalGaussian(to_bands(q.mean), q.variance), part.p(s[going])
     samples = to_bands(part.x_0_hat)
 
-    def code(at: int) -> np.ndarray | None:
-        job, to = jobs[active[going[at]]], choices[going[at]]
+    def code(at: int) -> tuple[int, np.ndarray | None]:
+        job, (to, jump), t = jobs[active[going[at]]], choices[going[at]], int(part.t[at])
         rows = (gaussian_row(gaussian, at, job.header.planes) for gaussian in (q, p))
-        return job.send(int(part.t[at]), *to, codec.sigma_q(int(part.t[at]), to[0]), *rows)
+        sample = job.send(t, to, jump, codec.sigma_q(t, to), *rows)
+        if isinstance(sample, float):
+            alone = part.at(torch.tensor([at]))
+            return job.send_part(codec, alone, x_0[active[going[at]]][None], to, sample)
+        return to, sample
 
-    for at, sample in enumerate(parallel_map(code, range(len(going)))):
+    for at, (to, sample) in enumerate(parallel_map(code, range(len(going)))):
         row = int(going[at])
-        job, to = jobs[active[row]], choices[row][0]
-        if sample is None:
-            s[row] = 0
-        else:
+        s[row] = to
+        if sample is not None:
+            job = jobs[active[row]]
             number = len(job.ledger.steps) - 1
             samples[at] = codec.whole_sample(job.header, number, part, at, to, sample)
     x_s[going] = from_bands(samples)
     return s, x_s
 
 
-def _finish(job: _Sending, decoder: PixelDecoder | None) -> Sent | OutOfReach:
+def _finish(job: Outgoing, decoder: PixelDecoder | None) -> Sent | OutOfReach:
     """Close the stream and the ledger of one picture, if it has the wanted PSNR."""
     target, ledger = job.target, job.ledger
     if target.psnr_db is not None:
@@ -265,6 +175,7 @@ def _finish(job: _Sending, decoder: PixelDecoder | None) -> Sent | OutOfReach:
         assert job.picture is not None
         return Sent(b"", replace(ledger, header_bits=0), job.picture)
     header = replace(job.header, packets=len(ledger.steps))
+    ledger.header_bits = 8 * len(header.pack())
     x_0, crc, picture = b"", 0, job.picture
     if decoder is not None:
         planes = job.pixels[: header.planes].contiguous()

@@ -21,8 +21,8 @@ from ddpm_codec.calibration import calibrate
 from ddpm_codec.cli import archive, main
 from ddpm_codec.cli import calibrate as calibrate_cli
 from ddpm_codec.cli.common import write_bytes
-from ddpm_codec.container import VERSION
 from ddpm_codec.errors import DataError
+from ddpm_codec.header import VERSION
 from ddpm_codec.schedule import Plan
 
 from .conftest import TINY, random_checkpoint

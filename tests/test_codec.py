@@ -12,13 +12,15 @@ from ddpm_codec.bands import to_bands
 from ddpm_codec.bound import chain_work, evaluate
 from ddpm_codec.calibration import calibrate
 from ddpm_codec.codec import BACKENDS, IDEAL, ProgressiveCodec, packet_parser
-from ddpm_codec.container import Header, read_stream, truncate
+from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.errors import BitstreamError, ConfigError, Corrupt, ModelMismatch, Truncated
+from ddpm_codec.header import Header
+from ddpm_codec.outgoing import Target, psnr_db
 from ddpm_codec.rate_distortion import realised_curve
 from ddpm_codec.receiving import Receiver
 from ddpm_codec.reverse import ReverseStep
 from ddpm_codec.schedule import Plan
-from ddpm_codec.sending import Target, psnr_db, send
+from ddpm_codec.sending import send
 
 from .conftest import TINY, random_checkpoint, smooth_pictures
 
@@ -184,10 +186,29 @@ def test_targets_out_of_reach_are_refused(codec, pictures):
         send(codec, pictures[:1], Target(max_bytes=100, lossless=True), "mrc", 8)
 
 
-def test_a_truncated_stream_is_the_one_sent_to_that_length(codec, pictures):
-    [full] = send(codec, pictures[:1], Target(lossless=True), "mrc", 8)
-    [short] = send(codec, pictures[:1], Target(max_bytes=60), "mrc", 8)
-    assert truncate(full.stream, 60, packet_parser) == short.stream
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "dithered"])  # 32 bits a word
+def test_a_byte_limit_is_filled_with_a_part_of_a_step(source, pictures, backend):
+    """The stream goes on where `truncate` cuts one of the whole walk: the same packets, then a part
+    of the planned step, coded as one of its own; the receiver stands where the sender did."""
+    codec = ProgressiveCodec(replace(source, plan=Plan(np.array([20, 8, 1]), np.zeros(2))))
+    block_bits = {"pfr": 3, "trellis": 8}.get(backend, 4)
+    [full] = send(codec, pictures[:1], None, backend, block_bits)
+    reader, whole, _ = read_stream(full.stream, packet_parser)
+    for packet, start, end in ((0, 0, reader.packet_ends[0]), (1, *reader.packet_ends)):
+        step, known = full.ledger.steps[packet], whole[:packet]
+        limit = 16 + 4 + round((start + 0.85 * (end - start)) / 8)
+        [sent] = send(codec, pictures[:1], Target(max_bytes=limit), backend, block_bits)
+        assert len(sent.stream) <= limit
+        reader, packets, _ = read_stream(sent.stream, packet_parser)
+        assert reader.header.last
+        assert packets[:packet] == known
+        assert len(packets) == packet + 1
+        received, seen = receive(codec, sent.stream)
+        assert (received.int() - sent.picture.int()).abs().max() <= 1
+        assert step.s < seen[-1][0] == sent.ledger.steps[-1].s < step.t
+        assert sent.ledger.total_bits == 8 * len(sent.stream)
+        cut = truncate(full.stream, limit, packet_parser)
+        assert truncate(sent.stream, len(sent.stream) - 1, packet_parser) == cut
 
 
 def test_cut_streams_leave_the_best_picture(codec, pictures):

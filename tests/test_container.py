@@ -6,15 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ddpm_codec.container import (
-    MAX_SIDE,
-    Header,
-    StreamReader,
-    finish,
-    read_header,
-    read_stream,
-    truncate,
-)
+from ddpm_codec.container import StreamReader, finish, read_stream, truncate
 from ddpm_codec.entropy import BitWriter, Centred
 from ddpm_codec.errors import (
     BitstreamError,
@@ -23,6 +15,7 @@ from ddpm_codec.errors import (
     Truncated,
     VersionMismatch,
 )
+from ddpm_codec.header import MAX_SIDE, Header, read_header
 
 HEADER = Header(b"\1\2\3\4", 32, 32, backend=1, block_bits=9, packets=6)
 COUNTS = (1, 2, 4, 9, 7, 30)
@@ -65,6 +58,7 @@ def read_whole(data):
         (replace(HEADER, width=MAX_SIDE, height=1, seed=(1 << 28) - 1), 19),
         (replace(HEADER, lossless=True, packets=0, backend=31, grey=True), 15),
         (replace(HEADER, rate=255), 16),
+        (replace(HEADER, last=255), 16),
     ],
 )
 def test_header_round_trip(header, length):
@@ -75,7 +69,16 @@ def test_header_round_trip(header, length):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"width": MAX_SIDE + 1}, {"height": 0}, {"seed": 1 << 28}, {"packets": 256}]
+    "wrong",
+    [
+        {"width": MAX_SIDE + 1},
+        {"height": 0},
+        {"seed": 1 << 28},
+        {"packets": 256},
+        {"last": 256},
+        {"last": 1, "rate": 1},
+        {"last": 1, "lossless": True},
+    ],
 )
 def test_what_the_header_cannot_hold_is_refused(wrong):
     with pytest.raises(ConfigError):

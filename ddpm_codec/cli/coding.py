@@ -34,8 +34,9 @@ from ddpm_codec.container import read_stream, truncate
 from ddpm_codec.data import list_images, read_image, write_image
 from ddpm_codec.errors import ConfigError, DataError, OutOfReach, Truncated
 from ddpm_codec.files import check_outputs, make_folder
+from ddpm_codec.outgoing import Target
 from ddpm_codec.receiving import Receiver
-from ddpm_codec.sending import Sent, Target, send
+from ddpm_codec.sending import Sent, send
 
 SUFFIX = ".ddpm"
 _PIECE = 1 << 12

@@ -22,10 +22,11 @@ from ddpm_codec.codec import ProgressiveCodec
 from ddpm_codec.data import load_batch, write_image
 from ddpm_codec.diffusion import DiffusionModel
 from ddpm_codec.files import make_folder
+from ddpm_codec.outgoing import Target
 from ddpm_codec.plots import plot_bound, plot_images
 from ddpm_codec.rate_distortion import measure_curve
 from ddpm_codec.receiving import Receiver
-from ddpm_codec.sending import Target, send
+from ddpm_codec.sending import send
 from ddpm_codec.units import from_uint8, to_uint8
 
 _BOUND_CALLS = 50

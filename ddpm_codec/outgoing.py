@@ -1,0 +1,153 @@
+"""One picture on its way: what is sent of it, step by step, and where to stop."""
+
+from bisect import bisect_right
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpm_codec.bands import to_bands
+from ddpm_codec.codec import (
+    IDEAL_NUMBER,
+    ProgressiveCodec,
+    as_shown,
+    gaussian_row,
+    make_coder,
+    part_of_step,
+    trellis_parameters,
+)
+from ddpm_codec.constant_rate import RATE_UNIT, ConstantRate, choose_jump
+from ddpm_codec.container import size_bytes
+from ddpm_codec.entropy import BitReader, BitWriter
+from ddpm_codec.errors import ConfigError
+from ddpm_codec.gaussian import DiagonalGaussian
+from ddpm_codec.header import Header
+from ddpm_codec.ledger import Ledger, Step
+from ddpm_codec.relative_entropy import Gaussian, Ideal
+from ddpm_codec.reverse import ReverseStep
+from ddpm_codec.shared_randomness import SharedRandomness
+from ddpm_codec.units import rmse_to_psnr_db
+
+_ATTEMPTS = 4
+_LESS = 0.9
+"""How much less to try where a part is again too long: sizes of packets are a quarter apart."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to stop: the end of the plan, or before; `lossless` sends x_0 after the plan."""
+
+    max_bytes: int | None = None
+    psnr_db: float | None = None
+    lossless: bool = False
+
+    def check(self) -> None:
+        """Raise ConfigError for targets that exclude each other."""
+        chosen = [self.max_bytes is not None, self.psnr_db is not None, self.lossless]
+        if sum(chosen) > 1:
+            raise ConfigError("choose one of --lossless, --max-bytes, --bpd and --psnr")
+
+
+def psnr_db(pixels: Tensor, shown: Tensor) -> float | None:
+    """PSNR of one uint8 picture against another, in dB; None where they are equal."""
+    mse = float(((shown.double() - pixels.double()) ** 2).mean())
+    return float(rmse_to_psnr_db(mse**0.5)) if mse else None
+
+
+@dataclass
+class Outgoing:
+    """One picture on its way."""
+
+    pixels: Tensor
+    header: Header
+    shared: SharedRandomness
+    private: np.random.Generator
+    writer: BitWriter
+    ledger: Ledger
+    target: Target
+    previous: list[int] = field(default_factory=list)
+    picture: Tensor | None = None
+
+    def observe(self, x_0_hat: Tensor) -> None:
+        """Note what the receiver sees now."""
+        self.picture = as_shown(self.header, x_0_hat)
+        if self.ledger.steps:
+            self.ledger.steps[-1].psnr_db = psnr_db(self.pixels, self.picture)
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the wanted PSNR is there."""
+        if self.target.psnr_db is None or self.picture is None:
+            return False
+        seen = psnr_db(self.pixels, self.picture)
+        return seen is None or seen >= self.target.psnr_db
+
+    def choose(self, codec: ProgressiveCodec, step: ReverseStep, x_0: Tensor) -> tuple[int, int]:
+        """(s, jump) of the next step from where `step` (of this one image) stands; s = 0: none."""
+        t, number = int(step.t[0]), len(self.ledger.steps)
+        if t == codec.last_timestep(self.header) or self.is_reached or self.header.last:
+            return 0, 0
+        jump = 0
+        if self.header.rate:
+            kappa, _ = trellis_parameters(self.header.block_bits)
+            rate_bits = self.header.rate * RATE_UNIT
+            jump = choose_jump(step, x_0, self.header.planes, codec.nodes, rate_bits, kappa)
+        return codec.next_timestep(self.header, number, t, jump), jump
+
+    def send(
+        self, t: int, s: int, jump: int, sigma_q: float, q: Gaussian, p: Gaussian
+    ) -> np.ndarray | float:
+        """Code one step; (D,) the sample, or, where the file would grow too long, for which share
+        of the packet there is room."""
+        number, packet, previous = len(self.ledger.steps), BitWriter(), self.previous
+        if self.header.backend == IDEAL_NUMBER:
+            coded = Ideal().encode(q, p, self.shared, number, packet, self.private)
+        else:
+            coder = make_coder(self.header, self.previous, sigma_q)
+            if isinstance(coder, ConstantRate):
+                coder.jump = jump
+            coded = coder.encode(q, p, self.shared, number, packet, self.private)
+            reader = BitReader(packet.getvalue(), packet.bits)
+            previous = coder.read(self.header.dims, reader)
+        if self.target.max_bytes is not None:
+            room = 8 * (self.target.max_bytes - size_bytes(self.header, 0)) - self.writer.bits
+            if packet.bits > room:
+                return room / packet.bits
+        self.writer.append(packet)
+        self.previous = previous
+        self.ledger.steps.append(Step.of(t, s, coded))
+        return coded.sample
+
+    def send_part(
+        self, codec: ProgressiveCodec, step: ReverseStep, x_0: Tensor, s: int, room: float
+    ) -> tuple[int, np.ndarray | None]:
+        """(s', sample) of as long a part of the planned step to s, of this one image, as fits into
+        the file, which has room for a share of the whole packet; (0, None) where none fits."""
+        t, planned, whole = int(step.t[0]), s, self.header
+        kl_bits = step.kl_bits_to(x_0, whole.planes)
+        for attempt in range(0 if whole.rate else _ATTEMPTS):
+            limit = kl_bits(s) * room * (_LESS if attempt else 1.0)
+            parts = [part_of_step(t, planned, last) for last in range(256)]
+            parts = [part for part in parts if part > s]
+            last = bisect_right(parts, limit, key=kl_bits) - 1
+            if last < 1:
+                break
+            s, self.header = parts[last], replace(whole, last=last)
+            rows = _gaussians(codec, step, x_0, s, whole.planes)
+            sample = self.send(t, s, 0, codec.sigma_q(t, s), *rows)
+            if not isinstance(sample, float):
+                return s, sample
+            room = sample
+        self.header = whole
+        return 0, None
+
+
+def _gaussians(
+    codec: ProgressiveCodec, step: ReverseStep, x_0: Tensor, s: int, planes: int
+) -> list[Gaussian]:
+    """q(x_s | x_t, x_0) and p_theta(x_s | x_t) of one image, in bands."""
+    to = torch.tensor([s])
+    q = codec.model.posterior(x_0, step.x_t, step.t, to)
+    pair = (DiagonalGaussian(to_bands(q.mean), q.variance), step.p(to))
+    return [gaussian_row(gaussian, 0, planes) for gaussian in pair]
