@@ -91,8 +91,6 @@ def _send_batch(
             header=header,
             shared=shared,
             private=np.random.default_rng([header.seed, first + index]),
-            writer=BitWriter(),
-            ledger=Ledger(header.dims, 8 * len(header.pack())),
             target=target,
         )
         for index, picture in enumerate(pixels)
@@ -100,9 +98,13 @@ def _send_batch(
     walk, step = codec.start(header, len(pixels))
     x_0, active = from_uint8(pixels), list(range(len(pixels)))
     last: dict[int, PixelDecoder] = {}
+    before: tuple[list[int], ReverseStep] | None = None
     while active:
         for row, job in enumerate(active):
             jobs[job].observe(step.x_0_hat[row])
+            if before is not None and jobs[job].is_reached:
+                came = before[1].at(torch.tensor([before[0].index(job)]))
+                jobs[job].shorten(codec, came, x_0[job : job + 1])
         s, x_s = _step_batch(codec, jobs, active, step, x_0)
         ended = (s == 0).nonzero().flatten().tolist()
         last |= {
@@ -110,6 +112,8 @@ def _send_batch(
             for row in ended
             if target.lossless
         }
+        if target.psnr_db is not None and jobs[0].takes_parts:
+            before = active, step
         active = [job for job, at in zip(active, s.tolist(), strict=True) if at > 0]
         if progress is not None:
             progress(len(active))
@@ -156,7 +160,7 @@ def _step_batch(
         s[row] = to
         if sample is not None:
             job = jobs[active[row]]
-            number = len(job.ledger.steps) - 1
+            number = len(job.packets) - 1
             samples[at] = codec.whole_sample(job.header, number, part, at, to, sample)
     x_s[going] = from_bands(samples)
     return s, x_s
@@ -164,26 +168,29 @@ def _step_batch(
 
 def _finish(job: Outgoing, decoder: PixelDecoder | None) -> Sent | OutOfReach:
     """Close the stream and the ledger of one picture, if it has the wanted PSNR."""
-    target, ledger = job.target, job.ledger
-    if target.psnr_db is not None:
-        reached = ledger.steps[-1].psnr_db if ledger.steps else None
-        if reached is not None and reached < target.psnr_db:
+    steps, wanted = [packet.step for packet in job.packets], job.target.psnr_db
+    if wanted is not None:
+        reached = steps[-1].psnr_db if steps else None
+        if reached is not None and reached < wanted:
             return OutOfReach(
-                f"--psnr {target.psnr_db}: out of reach; the whole walk gives {reached:.2f} dB"
+                f"--psnr {wanted}: out of reach; the whole walk gives {reached:.2f} dB"
             )
-    if job.header.backend == IDEAL_NUMBER:
+    header = replace(job.header, packets=len(steps))
+    ledger = Ledger(header.dims, 8 * len(header.pack()), steps)
+    if header.backend == IDEAL_NUMBER:
         assert job.picture is not None
         return Sent(b"", replace(ledger, header_bits=0), job.picture)
-    header = replace(job.header, packets=len(ledger.steps))
-    ledger.header_bits = 8 * len(header.pack())
     x_0, crc, picture = b"", 0, job.picture
     if decoder is not None:
         planes = job.pixels[: header.planes].contiguous()
         x_0 = encode_pixels(planes[None], decoder)
         ledger.pixel_nats = -float(decoder.log_prob_nats(planes[None]).sum())
         crc, picture = zlib.crc32(planes.numpy().tobytes()), job.pixels
-    stream = finish(header, job.writer, x_0, crc)
-    ledger.padding_bits = -job.writer.bits % 8
+    writer = BitWriter()
+    for packet in job.packets:
+        writer.append(packet.writer)
+    stream = finish(header, writer, x_0, crc)
+    ledger.padding_bits = -writer.bits % 8
     ledger.checksum_bits = 8 * CRC_BYTES * (2 if header.lossless else 1)
     ledger.decoder_bits = 8 * len(stream) - ledger.total_bits
     assert picture is not None

@@ -568,6 +568,23 @@ def test_constant_rate_by_command_line(run, ckpt, picture, tmp_path):
     assert out.exists()
 
 
+def test_a_byte_limit_inside_a_step_is_used(run, ckpt, picture):
+    """Most of it was not, where the next packet of the plan did not fit."""
+    run("send", "p.png", "--ckpt", ckpt, "--ledger", "l.json")
+    steps = json.loads(Path("l.json").read_text())["steps"]
+    bits = [step["spent_bits"] + step["side_bits"] for step in steps]
+    i = max(
+        (i for i in range(len(steps)) if steps[i]["t"] > steps[i]["s"] + 2), key=bits.__getitem__
+    )
+    limit = 16 + 4 + int((sum(bits[:i]) + 0.8 * bits[i]) / 8)
+    run("send", "p.png", "--ckpt", ckpt, "--max-bytes", limit, "-o", "part.ddpm")
+    run("truncate", "p.png.ddpm", "--max-bytes", limit, "-o", "cut.ddpm")
+    shown = dict(line.split(maxsplit=1) for line in run("info", "part.ddpm").output.splitlines())
+    assert 0 < float(shown["last_step"]) < 1
+    assert len(Path("cut.ddpm").read_bytes()) < len(Path("part.ddpm").read_bytes()) <= limit
+    run("receive", "part.ddpm", "--ckpt", ckpt)
+
+
 def test_a_folder_is_sent_in_one_batch(run, ckpt, picture):
     Path("in").mkdir()
     for name, view in (("a", picture), ("b", picture[::-1]), ("c", picture[:, :4])):

@@ -211,6 +211,27 @@ def test_a_byte_limit_is_filled_with_a_part_of_a_step(source, pictures, backend)
         assert truncate(sent.stream, len(sent.stream) - 1, packet_parser) == cut
 
 
+def test_a_wanted_psnr_is_reached_by_a_part_of_the_last_step(source, pictures):
+    """Whole steps overshoot: the file is shorter than with all of the last one, and its receiver
+    has the wanted PSNR."""
+    codec = ProgressiveCodec(replace(source, plan=Plan(np.array([20, 8, 1]), np.zeros(2))))
+    for seed in range(3):
+        picture = pictures[seed]
+        [full] = send(codec, picture[None], None, "mrc", 8, seed)
+        before, after = (step.psnr_db for step in full.ledger.steps)
+        for wanted in (before + 0.1 * (after - before), after - 0.01):
+            [sent] = send(codec, picture[None], Target(psnr_db=wanted), "mrc", 8, seed)
+            received, seen = receive(codec, sent.stream)
+            assert (received.int() - sent.picture.int()).abs().max() <= 1
+            assert psnr_db(picture, sent.picture) == sent.ledger.steps[-1].psnr_db >= wanted
+            assert sent.ledger.total_bits == 8 * len(sent.stream)
+            if wanted < after - 1:
+                assert len(sent.stream) < len(full.stream)
+                assert 1 < seen[-1][0] < 8
+            else:
+                assert len(sent.stream) <= len(full.stream)
+
+
 def test_cut_streams_leave_the_best_picture(codec, pictures):
     [result] = send(codec, pictures[:1], Target(lossless=True), "orc", 8)
     data = result.stream

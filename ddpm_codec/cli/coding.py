@@ -256,6 +256,7 @@ def _describe(data: bytes) -> dict[str, Any]:
         "seed": header.seed,
         "lossless": header.lossless,
         "packets": header.packets,
+        "last_step": header.last / 256 or None,
         "packets_present": len(reader.packet_ends),
         "header_bytes": len(header.pack()),
         "packet_end_bits": reader.packet_ends,

@@ -29,8 +29,8 @@ from ddpm_codec.receiving import Receiver
 from ddpm_codec.sending import send
 from ddpm_codec.units import from_uint8, to_uint8
 
-_BOUND_CALLS = 50
-_CURVE_IMAGES = 8
+_BOUND_CALLS = 25
+_CURVE_IMAGES = 4
 _SAMPLE_STEPS = 50
 _SHEET_IMAGES = 6
 _SENT_IMAGE = 8
