@@ -21,6 +21,7 @@ from ddpm_codec.checkpoint import load_bundled
 from ddpm_codec.crops import ArrayCrops
 from ddpm_codec.data import load_batch
 from ddpm_codec.memory import keep_freed_memory
+from ddpm_codec.precision import bfloat16_is_faster
 from ddpm_codec.training import TRAINING_PRESETS, Trainer
 
 STEPS = 6
@@ -54,7 +55,8 @@ def training(precision):
     source.weights = {k: v.float() for k, v in source.weights.items()}
     crops = ArrayCrops(load_batch("sample").permute(0, 2, 3, 1).numpy(), 32)
     rule = replace(TRAINING_PRESETS["small"], steps=2 + STEPS, batch=64)
-    rule = replace(rule, bfloat16=precision == "bfloat16")
+    muon = bfloat16_is_faster(torch.device("cpu"))[1]
+    rule = replace(rule, bfloat16=precision == "bfloat16", muon_bfloat16=muon)
     run = Trainer.start(source.config, rule, source).run(crops.draw)
     return lambda: next(run)
 

@@ -41,8 +41,10 @@ def main(ckpt, calls, steps):
             f"nll, {timesteps} calls an image: {count / total:.0f} calls/s, "
             f"{len(pixels) / total:.2f} images/s, network share {clocked.seconds / total:.1%}"
         )
-    for fast in sorted({False, bfloat16_is_faster(torch.device("cpu"))}):
-        config = replace(TRAINING_PRESETS["small"], steps=steps + 3, bfloat16=fast)
+    network, muon = bfloat16_is_faster(torch.device("cpu"))
+    for fast in sorted({False, network}):
+        rule = replace(TRAINING_PRESETS["small"], bfloat16=fast, muon_bfloat16=muon)
+        config = replace(rule, steps=steps + 3)
         trainer = Trainer.start(MODEL_PRESETS["small"], config)
         crops = pixels.repeat(1, 1, 1, 1)
         run = trainer.run(lambda count, _, crops=crops: crops[:count])

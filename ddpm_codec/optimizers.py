@@ -16,8 +16,8 @@ _STATE = {torch.optim.Adam: ("exp_avg", "exp_avg_sq", "step"), Muon: ("momentum"
 class Optimizer:
     """One object to step, to save and to restore, whatever it is made of.
 
-    With `muon`, every convolution but the stem and the head is Muon's, at `muon_rate`, in bfloat16
-    if so: processors without instructions for it take a hundred times as long as in float32.
+    With `muon`, every convolution but the stem and the head is Muon's, at `muon_rate`, its
+    iterations in bfloat16 if so.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Optimizer:
         learning_rate: float,
         muon_rate: float,
         beta2: float,
-        bfloat16: bool = False,
+        muon_bfloat16: bool = False,
     ) -> None:
         self._parameters = dict(network.named_parameters())
         inside = [k for k, p in self._parameters.items() if name == "muon" and _is_inside(k, p)]
@@ -36,7 +36,7 @@ class Optimizer:
             torch.optim.Adam(rest, learning_rate, betas=(0.9, beta2), fused=True)
         ]
         if inside:
-            dtype = torch.bfloat16 if bfloat16 else torch.float32
+            dtype = torch.bfloat16 if muon_bfloat16 else torch.float32
             weights = [self._parameters[k] for k in inside]
             self._parts.append(Muon(weights, muon_rate, dtype=dtype))
 

@@ -55,6 +55,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     log_variance_weight: float = 0.1
     bfloat16: bool = False
+    muon_bfloat16: bool = False
     seed: int = 0
 
     def check(self) -> None:
@@ -122,7 +123,7 @@ class Trainer:
             network.load_state_dict(for_experts(init.weights, experts))
         network.to(workers.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         rates = (config.learning_rate, config.muon_rate, config.beta2)
-        optimizer = Optimizer(network, config.optimizer, *rates, config.bfloat16)
+        optimizer = Optimizer(network, config.optimizer, *rates, config.muon_bfloat16)
         ema = {k: v.detach().clone() for k, v in network.named_parameters()}
         return Trainer(model, config, network, ema, optimizer, generator, workers)
 

@@ -134,12 +134,12 @@ def main(data, val, minutes, variants, save_minutes, out):
     out.mkdir(parents=True, exist_ok=True)
     photographs = PhotoCrops(data, MUON.crop)
     crops = PhotoCrops(val, MUON.crop).draw(256, torch.Generator().manual_seed(0))
-    fast = bfloat16_is_faster(torch.device("cpu"))
+    fast, muon = bfloat16_is_faster(torch.device("cpu"))
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     results = []
     for name in variants.split(";") if variants else VARIANTS:
         config, rule = VARIANTS[name]
-        rule = replace(rule, minutes=minutes, bfloat16=fast)
+        rule = replace(rule, minutes=minutes, bfloat16=fast, muon_bfloat16=muon)
         result, rows = run(name, config, rule, photographs, crops, out, save_minutes)
         results.append(result)
         axes.plot(rows["seconds"] / 60, rows["validation_bpd"], marker=".", label=name)

@@ -60,9 +60,10 @@ def main(data, val, ckpt, minutes, log_snr, batch, muon_rate, learning_rate, out
     out.mkdir(parents=True, exist_ok=True)
     source = load(ckpt) if ckpt else load_bundled()
     source.weights = {k: v.float() for k, v in source.weights.items()}
+    fast, muon = bfloat16_is_faster(torch.device("cpu"))
     rule = replace(
         TRAINING_PRESETS["small"], minutes=minutes, batch=batch, decay=0.9, muon_rate=muon_rate,
-        learning_rate=learning_rate, bfloat16=bfloat16_is_faster(torch.device("cpu")),
+        learning_rate=learning_rate, bfloat16=fast, muon_bfloat16=muon,
     )  # fmt: skip
     photographs = PhotoCrops(data, rule.crop)
     crops = PhotoCrops(val, rule.crop).draw(VALIDATION_CROPS, torch.Generator().manual_seed(0))

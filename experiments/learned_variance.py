@@ -44,9 +44,10 @@ def with_range_head(source):
 @click.option("--crops", default=64, show_default=True, help="To calibrate on.")
 def main(data, val, out, ckpt, minutes, crops):
     start = with_range_head(load(ckpt) if ckpt else load_bundled())
+    fast, muon = bfloat16_is_faster(torch.device("cpu"))
     rule = replace(
         TRAINING_PRESETS["small"], minutes=minutes, learning_rate=5e-4, muon_rate=2e-3, decay=0.8,
-        log_variance_weight=0.3, bfloat16=bfloat16_is_faster(torch.device("cpu")),
+        log_variance_weight=0.3, bfloat16=fast, muon_bfloat16=muon,
     )  # fmt: skip
     trainer = Trainer.start(start.config, rule, start)
     for loss in trainer.run(PhotoCrops(data, rule.crop).draw):

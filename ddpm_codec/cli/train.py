@@ -224,8 +224,10 @@ def _trainer(
     config = replace(TRAINING_PRESETS[preset], minutes=minutes or 0.0, steps=steps or 0, **asked)
     config.check()
     start = None if init is None else checkpoint.load(init)
-    fast = precision == "bfloat16" or (precision == "auto" and _bfloat16_is_faster(workers))
-    config = replace(config, bfloat16=fast)
+    fast, muon = [precision == "bfloat16"] * 2
+    if precision == "auto":
+        fast, muon = _bfloat16_is_faster(workers)
+    config = replace(config, bfloat16=fast, muon_bfloat16=muon)
     return Trainer.start(_model(preset, learned_variance), config, start, workers), TrainingLog()
 
 
@@ -259,9 +261,11 @@ def _model(preset: str, learned_variance: bool) -> ModelConfig:
     return replace(model, unet=replace(model.unet, log_variance=True), variance_head="range")
 
 
-def _bfloat16_is_faster(workers: Workers) -> bool:
+def _bfloat16_is_faster(workers: Workers) -> tuple[bool, bool]:
     """On the leading process, which decides for all."""
-    return bool(workers.sums([workers.leads and bfloat16_is_faster(workers.device)])[0])
+    here = bfloat16_is_faster(workers.device) if workers.leads else (False, False)
+    network, muon = workers.sums(here)
+    return bool(network), bool(muon)
 
 
 def _validation_crops(folder: Path, side: int) -> Tensor:
