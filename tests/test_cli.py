@@ -180,6 +180,15 @@ def test_train_resume_calibrate_nll(run, photos, monkeypatch):
     run(*common, "--resume", "c.safetensors", "--steps", 71)
 
 
+def test_init_keeps_the_network_unless_a_preset_is_asked_for(run, photos, ckpt):
+    """A network of any shape could be resumed, but not be given a new run."""
+    common = ("train", "--data", photos, "--out", "c.safetensors", "--steps", 1, "--batch", 4)
+    run(*common, "--init", ckpt)
+    assert checkpoint.load(Path("c.safetensors")).config == checkpoint.load(Path(ckpt)).config
+    refused = run(*common, "--init", ckpt, "--preset", "small", status=1)
+    assert "another model configuration" in refused.stderr
+
+
 def test_a_resumed_run_keeps_its_rules(run, photos, monkeypatch):
     """Options of another run are refused, not ignored; its length, decay and parts may change."""
     from ddpm_codec.cli import train

@@ -55,7 +55,8 @@ _BESIDE = (".csv", ".png")
 @click.option("--minutes", type=Finite(0, min_open=True), help="Length of the run.")
 @click.option("--steps", type=click.IntRange(1), help="Length of the run.")
 @click.option("--resume", type=FilePath, help="Continue this run as if it had never stopped.")
-@click.option("--init", type=FilePath, help="Start from the weights of this checkpoint.")
+@click.option("--init", type=FilePath,
+              help="Start from these weights; without --preset, with their network.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), help="Crops a step [default: the preset's].")
 @click.option("--accumulate", type=click.IntRange(1), help="Parts of a batch, to save memory.")
 @click.option("--optimizer", type=click.Choice(get_args(OptimizerName)),
@@ -228,7 +229,10 @@ def _trainer(
     if precision == "auto":
         fast, muon = _bfloat16_is_faster(workers)
     config = replace(config, bfloat16=fast, muon_bfloat16=muon)
-    return Trainer.start(_model(preset, learned_variance), config, start, workers), TrainingLog()
+    model = _model(preset, learned_variance)
+    if start is not None and not {"preset", "learned_variance"} & given.keys():
+        model = start.config
+    return Trainer.start(model, config, start, workers), TrainingLog()
 
 
 def _continue(trainer: Trainer, given: Mapping[str, Any]) -> None:
