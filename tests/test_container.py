@@ -39,9 +39,9 @@ def packets(seed=0):
     return writer, values
 
 
-def stream(lossless=False):
+def stream(lossless=False, last=0):
     writer, values = packets()
-    header = replace(HEADER, lossless=lossless)
+    header = replace(HEADER, lossless=lossless, last=last)
     return finish(header, writer, b"twelve bytes" * lossless, 0x01020304), values
 
 
@@ -112,9 +112,9 @@ def test_every_prefix_yields_its_whole_packets(lossless):
     assert known == len(values)
 
 
-@pytest.mark.parametrize("lossless", [False, True])
-def test_every_flipped_bit_of_a_complete_stream_is_an_error(lossless):
-    data, _ = stream(lossless)
+@pytest.mark.parametrize(("lossless", "last"), [(False, 0), (True, 0), (False, 77)])
+def test_every_flipped_bit_of_a_complete_stream_is_an_error(lossless, last):
+    data, _ = stream(lossless, last)
     for bit in range(8 * len(data)):
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << (bit % 8)
