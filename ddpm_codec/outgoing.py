@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpm_codec.bands import from_bands, to_bands
+from ddpm_codec.bands import from_bands
 from ddpm_codec.codec import (
     IDEAL_NUMBER,
     ProgressiveCodec,
@@ -21,7 +21,6 @@ from ddpm_codec.constant_rate import RATE_UNIT, ConstantRate, choose_jump
 from ddpm_codec.container import size_bytes
 from ddpm_codec.entropy import BitReader, BitWriter
 from ddpm_codec.errors import ConfigError
-from ddpm_codec.gaussian import DiagonalGaussian
 from ddpm_codec.header import Header
 from ddpm_codec.ledger import Step
 from ddpm_codec.relative_entropy import Gaussian, Ideal
@@ -30,7 +29,9 @@ from ddpm_codec.shared_randomness import SharedRandomness
 from ddpm_codec.units import rmse_to_psnr_db
 
 _ATTEMPTS = 4
+"""At a part of a step that fits under --max-bytes: searches of the coder, no network calls."""
 _HALVINGS = 3
+"""Of a step whose end --psnr looks for: searches of the coder, each with a network call."""
 _LESS = 0.9
 """How much less to try where a part is again too long: sizes of packets are a quarter apart."""
 
@@ -67,7 +68,8 @@ class Packet:
 
 @dataclass
 class Outgoing:
-    """One picture on its way. `picture` is what the receiver sees by now."""
+    """One picture, `pixels` (3,H,W) uint8, on its way. `picture` is what the receiver sees by now,
+    of that shape; `private` is the sender's own randomness."""
 
     pixels: Tensor
     header: Header
@@ -138,8 +140,9 @@ class Outgoing:
     def send_part(
         self, codec: ProgressiveCodec, step: ReverseStep, x_0: Tensor, s: int, room: float
     ) -> tuple[int, np.ndarray | None]:
-        """(s', sample) of as long a part of the planned step to s, of this one image, as fits into
-        the file, which has room for a share of the whole packet; (0, None) where none fits."""
+        """(s', (D,) sample) of as long a part of the planned `step` to s, of this one image x_0
+        (1,C,H,W), as fits into the file; (0, None) where none fits. `room`: for which share, 0..1,
+        of the whole packet's bits there is room."""
         t, planned, whole = int(step.t[0]), s, self.header
         kl_bits = step.kl_bits_to(x_0, whole.planes)
         for attempt in range(_ATTEMPTS if self.takes_parts else 0):
@@ -158,8 +161,8 @@ class Outgoing:
         return 0, None
 
     def shorten(self, codec: ProgressiveCodec, step: ReverseStep, x_0: Tensor) -> None:
-        """Send, instead of the last packet, the shortest part of its `step`, of this one image, by
-        which the wanted PSNR is reached, to an eighth of it."""
+        """Send, instead of the last packet, the shortest part of its `step`, of this one image x_0
+        (1,C,H,W), by which the wanted PSNR is reached, to an eighth of it."""
         best, whole = self.packets.pop(), self.header
         found, fewest_bits = (whole, self.picture), best.writer.bits
         t, planned, short, long = best.step.t, best.step.s, 0, 256
@@ -182,9 +185,8 @@ class Outgoing:
     def _send_alone(
         self, codec: ProgressiveCodec, step: ReverseStep, x_0: Tensor, s: int
     ) -> np.ndarray | float:
-        """`send` from where `step` of this one image stands to any s."""
+        """`send` from where `step` of this one image x_0 (1,C,H,W) stands to any s."""
         to, t = torch.tensor([s]), int(step.t[0])
-        q = codec.model.posterior(x_0, step.x_t, step.t, to)
-        pair = (DiagonalGaussian(to_bands(q.mean), q.variance), step.p(to))
+        pair = (step.q(x_0, to), step.p(to))
         rows = (gaussian_row(gaussian, 0, self.header.planes) for gaussian in pair)
         return self.send(t, s, 0, codec.sigma_q(t, s), *rows)

@@ -40,6 +40,12 @@ class ReverseStep:
         """(N,C,H,W) Eq. 15, not clipped."""
         return self.estimate.x_0_hat
 
+    def q(self, x_0: Tensor, s: Tensor) -> DiagonalGaussian:
+        """q(x_s | x_t, x_0) for x_0 (N,C,H,W) and s (N,) with 1 <= s < t, over the model's
+        `coordinates`, as p."""
+        posterior = self.model.posterior(x_0, self.x_t, self.t, s)
+        return DiagonalGaussian(self.model.coordinates(posterior.mean), posterior.variance)
+
     def p(self, s: Tensor) -> DiagonalGaussian:
         """p_theta(x_s | x_t) for s (N,) with 1 <= s < t, over the model's `coordinates`."""
         posterior = self.model.posterior(self.x_0_hat, self.x_t, self.t, s)

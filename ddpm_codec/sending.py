@@ -15,7 +15,6 @@ from ddpm_codec.container import CRC_BYTES, finish, size_bytes
 from ddpm_codec.discretized import PixelDecoder
 from ddpm_codec.entropy import BitWriter
 from ddpm_codec.errors import ConfigError, OutOfReach
-from ddpm_codec.gaussian import DiagonalGaussian
 from ddpm_codec.header import VERSION, Header
 from ddpm_codec.ledger import Ledger
 from ddpm_codec.outgoing import Outgoing, Target
@@ -142,8 +141,7 @@ def _step_batch(
     if not len(going):
         return s, x_s
     part = step.at(going)
-    q = codec.model.posterior(x_0[active][going], part.x_t, part.t, s[going])
-    q, p = DiagonalGaussian(to_bands(q.mean), q.variance), part.p(s[going])
+    q, p = part.q(x_0[active][going], s[going]), part.p(s[going])
     samples = to_bands(part.x_0_hat)
 
     def code(at: int) -> tuple[int, np.ndarray | None]:

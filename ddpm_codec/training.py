@@ -33,7 +33,8 @@ class TrainingConfig:
 
     The rates warm up over `warmup_steps`, stay, and over the last `decay` of the run (in steps or
     in minutes, whichever was given) fall to `final` of themselves. `accumulate`: parts in which a
-    process goes through its share of a batch, to save memory.
+    process goes through its share of a batch, to save memory. `bfloat16`: the
+    network's inside runs in it; `muon_bfloat16`: Muon's iterations do.
     """
 
     objective: Objective = "vlb"
