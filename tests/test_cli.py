@@ -631,3 +631,23 @@ def test_what_is_no_stream_writes_nothing(run, ckpt, case):
         assert reason in result.stderr
         assert result.stderr.count("\n") == 1
     assert not Path("x.ddpm.png").exists()
+
+
+def test_every_command_has_its_help(run):
+    for name in main.commands:
+        assert run(name, "--help").output.startswith(f"Usage: main {name} ")
+
+
+def test_a_mistyped_command_is_refused(run):
+    assert "No such command 'sned'" in run("sned", status=2).output
+
+
+@pytest.mark.parametrize("name", ["send", "receive", "info", "truncate", "pack", "unpack"])
+def test_commands_that_draw_nothing_start_without_what_draws(name):
+    code = (
+        "import sys; from ddpm_codec.cli import main;"
+        f"assert main.get_command(None, {name!r}).callback;"
+        "print(*sorted({'matplotlib', 'pandas', 'ddpm_codec.cli.train'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,15 +1,46 @@
 """The command line: parse, call the public API, map errors to exit statuses."""
 
+from importlib import import_module
+
 import click
 
 import ddpm_codec
-from ddpm_codec.cli import archive, calibrate, coding, demo, generate, interop, measure, train
 from ddpm_codec.errors import DdpmCodecError
 from ddpm_codec.memory import keep_freed_memory
 
+_COMMANDS = {  # module and function of each: a module is imported when its command is called
+    "calibrate": ("calibrate", "calibrate_command"),
+    "demo": ("demo", "demo"),
+    "export": ("interop", "export_command"),
+    "import": ("interop", "import_command"),
+    "info": ("coding", "info"),
+    "interpolate": ("generate", "interpolate"),
+    "nll": ("measure", "nll"),
+    "pack": ("archive", "pack_command"),
+    "plan": ("calibrate", "plan_command"),
+    "rd-curve": ("measure", "rd_curve"),
+    "receive": ("coding", "receive"),
+    "sample": ("generate", "sample"),
+    "send": ("coding", "send_command"),
+    "train": ("train", "train"),
+    "truncate": ("coding", "truncate_command"),
+    "unpack": ("archive", "unpack_command"),
+}
+
 
 class _Commands(click.Group):
-    """Maps `DdpmCodecError` to one line on standard error and exit status 1."""
+    """Maps `DdpmCodecError` to one line on standard error and exit status 1.
+
+    A command is imported when it is asked for: those that draw nothing start without matplotlib
+    and pandas, which take a second.
+    """
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, function = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"ddpm_codec.cli.{module}"), function)
+        return command
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -33,22 +64,5 @@ def main(debug: bool) -> None:
     keep_freed_memory()
 
 
-for _command in (
-    demo.demo,
-    train.train,
-    calibrate.calibrate_command,
-    calibrate.plan_command,
-    interop.import_command,
-    interop.export_command,
-    measure.nll,
-    measure.rd_curve,
-    generate.sample,
-    generate.interpolate,
-    coding.send_command,
-    coding.receive,
-    coding.info,
-    coding.truncate_command,
-    archive.pack_command,
-    archive.unpack_command,
-):
-    main.add_command(_command)
+for _name in _COMMANDS:
+    main.add_command(click.Command(_name))  # known by name, until get_command imports it
