@@ -65,4 +65,4 @@ def main(debug: bool) -> None:
 
 
 for _name in _COMMANDS:
-    main.add_command(click.Command(_name))  # known by name, until get_command imports it
+    main.add_command(click.Command(_name))  # its name alone: get_command imports the command
